@@ -1,0 +1,1 @@
+//! The Web API: axum routes, rights, OpenAPI, JSON types of its own.

@@ -1,0 +1,1 @@
+//! Micro and end-to-end benches, each beside its bare loop or raw socket.

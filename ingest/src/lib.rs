@@ -1,0 +1,1 @@
+//! Sockets of meters and gateways: sessions, authentication, replay windows, acknowledgements.

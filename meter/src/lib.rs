@@ -1,0 +1,1 @@
+//! The vocabulary of Meterd and the meter protocols on the wire: pure, no I/O, no clock.

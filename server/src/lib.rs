@@ -1,0 +1,1 @@
+//! The node: configuration, clock, wiring, shutdown and the command line of meterd.

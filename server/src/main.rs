@@ -1,0 +1,2 @@
+//! The `meterd` command.
+fn main() {}

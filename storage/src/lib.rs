@@ -1,0 +1,1 @@
+//! The durable log, snapshots, the ClickHouse writer and queries, the embedded engine, the registry.
