@@ -1,1 +1,61 @@
-//! The vocabulary of Meterd and the meter protocols on the wire: pure, no I/O, no clock.
+//! The vocabulary of Meterd: ids, quantities, time, tariffs, readings, and the two types that
+//! say what the platform does: [`Entry`] (everything that changes the books) and [`Effects`]
+//! (everything that follows from it). Beside them, `wire`: the meter protocols, both directions.
+//!
+//! **Invariant:** no I/O, no clock, no randomness, no threads, no floating point. Time is an
+//! argument. Read [`Entry`] and [`Effects`] first.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::float_arithmetic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod id;
+mod quantity;
+mod time;
+
+mod calendar;
+mod tariff;
+
+mod event;
+mod reading;
+
+mod change;
+mod effect;
+mod entry;
+mod stored;
+
+pub use calendar::{LocalCalendar, LocalDate, LocalQuarter, ZoneError};
+pub use change::{
+    AccountTerms, Adjustment, AlarmPolicy, Change, Decision, Holidays, Installation, MeterRecord,
+    Mode, Policy, Purchase, Removal, Resolution, Role,
+};
+pub use effect::{
+    AlarmCode, AlarmRow, AlarmState, BalanceRow, Cause, Effects, GapRow, GapState, IntervalQuality,
+    IntervalRow, LedgerKind, LedgerRow, LossRow, Outcome, QuarantineReason, Recall, Settled,
+    Severity, Spread, Verdict,
+};
+pub use entry::{Entry, EntryError, Neighbours};
+pub use event::{EventCode, MeterEvent, Subject};
+pub use id::{
+    AccountId, CalendarId, CustomerId, GatewayId, MeterId, OutboxId, PlanId, PurchaseId, Seq,
+    SystemTitle, TransformerId,
+};
+pub use quantity::{
+    Current, CurrencyCode, Energy, Frequency, Money, Power, PowerFactor, Price, QuantityError,
+    ReactivePower, Voltage,
+};
+pub use reading::{Fields, Reading, Relay};
+pub use stored::Stored;
+pub use tariff::{
+    Block, BlockPeriod, DayProfile, DayType, MonthDay, Season, Switch, TariffError, TariffVersion,
+};
+pub use time::{INTERVAL_S, UnixSeconds};
+
+pub mod wire;
