@@ -1,0 +1,40 @@
+# Meterd. `make run` shows the main job working; `make test` is what CI runs.
+# Needs: Rust (rust-toolchain.toml), a C compiler, npm, curl. Nothing else; no server.
+
+CARGO ?= cargo
+LIB   := .meterd/lib/libchdb.so
+
+.PHONY: help run test fmt clippy doc bench soak fuzz lib clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+
+run: lib ## build, then run a real feeder's week through a node on this machine
+	$(CARGO) build --release --locked -p server
+	./target/release/meterd demo $(ARGS)
+
+test: lib ## format, lints, tests, docs: the same in CI
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+
+bench: lib ## ratios against the bare loop and the raw socket, within one run
+	$(CARGO) run --release --locked -p benches -- $(ARGS)
+
+soak: lib ## the demo with the node killed at random, again and again (ROUNDS=10)
+	$(CARGO) build --release --locked -p server
+	./target/release/meterd demo --once --kill $(or $(ROUNDS),10) $(ARGS)
+
+fuzz: ## fuzz each decoder (SECONDS=60 each); needs cargo-fuzz and a nightly toolchain
+	sh deploy/fuzz.sh $(or $(SECONDS),60)
+
+lib: $(LIB) ## fetch the embedded ClickHouse engine (libchdb), pinned by version and sha512
+
+$(LIB): deploy/fetch-libchdb.sh
+	sh deploy/fetch-libchdb.sh .meterd/lib
+	@touch $(LIB)
+
+clean: ## remove what was built and the demo's data
+	$(CARGO) clean
+	rm -rf .meterd/demo
