@@ -1,0 +1,195 @@
+//! The spool: rows on their way to ClickHouse, on disk. A batch of the spool carries what followed
+//! from a range of entries, under the same numbers as in the log. It is derived data: a lost tail
+//! is computed again, and what is there already is not appended twice.
+
+use meter::{
+    AlarmRow, Effects, Entry, GapRow, IntervalRow, LedgerRow, LossRow, Outcome, Seq, Settled,
+    Stored,
+};
+use storage::log::{Error, NewBatch, SegmentLog, Urgency};
+
+/// Kind of a spool batch: [`Rows`], version 1.
+pub const KIND: u8 = 1;
+
+/// Rows of all tables that followed from a range of entries.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rows {
+    /// Readings with their final outcome, duplicates left out.
+    pub readings: Vec<Settled>,
+    /// 15-minute rows.
+    pub intervals: Vec<IntervalRow>,
+    /// Movements of accounts.
+    pub ledger: Vec<LedgerRow>,
+    /// Alarms raised and cleared.
+    pub alarms: Vec<AlarmRow>,
+    /// Gaps.
+    pub gaps: Vec<GapRow>,
+    /// Line loss.
+    pub losses: Vec<LossRow>,
+}
+
+impl Rows {
+    /// Rows in all.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.readings.len()
+            + self.intervals.len()
+            + self.ledger.len()
+            + self.alarms.len()
+            + self.gaps.len()
+            + self.losses.len()
+    }
+
+    /// Takes all rows of `other`.
+    pub fn append(&mut self, other: &mut Self) {
+        self.readings.append(&mut other.readings);
+        self.intervals.append(&mut other.intervals);
+        self.ledger.append(&mut other.ledger);
+        self.alarms.append(&mut other.alarms);
+        self.gaps.append(&mut other.gaps);
+        self.losses.append(&mut other.losses);
+    }
+
+    /// Reads the payload of a batch; `None` when it is not one of this version.
+    #[must_use]
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let bytes = &mut bytes;
+        let rows = Self {
+            readings: Stored::take(bytes)?,
+            intervals: Stored::take(bytes)?,
+            ledger: Stored::take(bytes)?,
+            alarms: Stored::take(bytes)?,
+            gaps: Stored::take(bytes)?,
+            losses: Stored::take(bytes)?,
+        };
+        bytes.is_empty().then_some(rows)
+    }
+}
+
+/// The writing end of the spool.
+#[derive(Debug)]
+pub struct Spool {
+    log: SegmentLog,
+    buffer: Vec<u8>,
+}
+
+impl Spool {
+    /// A spool over an open log.
+    #[must_use]
+    pub const fn new(log: SegmentLog) -> Self {
+        Self { log, buffer: Vec::new() }
+    }
+
+    /// The entry whose effects come next.
+    #[must_use]
+    pub fn next(&self) -> Seq {
+        self.log.next()
+    }
+
+    /// Appends what followed from `entries`, the first of which stands at `first`.
+    ///
+    /// # Errors
+    /// Of the log; [`Error::Full`] leaves everything as it was.
+    pub fn append(
+        &mut self,
+        first: Seq,
+        entries: &[Entry],
+        effects: &Effects,
+    ) -> Result<(), Error> {
+        assert_eq!(first, self.log.next(), "effects come in the order of their entries");
+        let count = u32::try_from(entries.len()).expect("a batch has fewer than 2^32 entries");
+        self.buffer.clear();
+        encode(first, entries, effects, &mut self.buffer);
+        self.log.append(NewBatch {
+            count,
+            payload: &self.buffer,
+            kind: KIND,
+            slot_group: 0,
+            urgency: Urgency::Urgent,
+        })?;
+        self.log.commit().map(|_| ())
+    }
+
+    /// Makes all of it durable.
+    ///
+    /// # Errors
+    /// Of the log.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.log.sync()
+    }
+
+    /// The log below.
+    pub const fn log_mut(&mut self) -> &mut SegmentLog {
+        &mut self.log
+    }
+}
+
+/// Lays down rows as [`Rows::decode`] reads them, without copying the effects first.
+fn encode(first: Seq, entries: &[Entry], effects: &Effects, out: &mut Vec<u8>) {
+    let count_at = out.len();
+    0_u32.put(out);
+    let mut readings = 0_u32;
+    for verdict in &effects.verdicts {
+        let index = usize::try_from(verdict.seq.0.saturating_sub(first.0)).ok();
+        let entry = index.and_then(|index| entries.get(index));
+        let (true, Some(Entry::Reading(reading))) = (is_final_row(verdict.outcome), entry) else {
+            continue;
+        };
+        let (seq, outcome) = (verdict.seq, verdict.outcome);
+        Settled { seq, reading: *reading, outcome, settled_by: seq }.put(out);
+        readings += 1;
+    }
+    for settled in effects.settled.iter().filter(|settled| is_final_row(settled.outcome)) {
+        settled.put(out);
+        readings += 1;
+    }
+    out[count_at..count_at + 4].copy_from_slice(&readings.to_le_bytes());
+    effects.intervals.put(out);
+    effects.ledger.put(out);
+    effects.alarms.put(out);
+    effects.gaps.put(out);
+    effects.losses.put(out);
+}
+
+/// Whether a reading with this outcome stands in a table: the accepted and the quarantined.
+const fn is_final_row(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Accepted | Outcome::Quarantined(_) => true,
+        Outcome::Duplicate | Outcome::Parked => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meter::{MeterId, QuarantineReason, Reading, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn readings_are_joined_with_their_verdicts() {
+        let reading = |meter| Reading { meter: MeterId(meter), ..Reading::default() };
+        let entries = [
+            Entry::Reading(reading(1)),
+            Entry::Tick(meter::UnixSeconds(1)),
+            Entry::Reading(reading(2)),
+            Entry::Reading(reading(3)),
+        ];
+        let spike = Outcome::Quarantined(QuarantineReason::Spike);
+        let verdict = |seq, outcome| Verdict { seq: Seq(seq), outcome };
+        let effects = Effects {
+            verdicts: vec![
+                verdict(10, Outcome::Accepted),
+                verdict(12, Outcome::Duplicate),
+                verdict(13, spike),
+            ],
+            ..Effects::default()
+        };
+        let mut bytes = Vec::new();
+        encode(Seq(10), &entries, &effects, &mut bytes);
+        let rows = Rows::decode(&bytes).unwrap();
+        let found: Vec<_> =
+            rows.readings.iter().map(|row| (row.seq.0, row.reading.meter.0, row.outcome)).collect();
+        assert_eq!(found, [(10, 1, Outcome::Accepted), (13, 3, spike)]);
+        assert_eq!(Rows::decode(&bytes[1..]), None);
+    }
+}
