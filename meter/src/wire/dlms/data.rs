@@ -1,0 +1,454 @@
+//! A-XDR data: a walker over the bytes, which copies nothing and builds nothing.
+//!
+//! A value is a tag and its content. Groups (array, structure, compact array) hold values; the
+//! walker gives an [`Token::Open`] and [`Token::Close`] around them. A compact array states the
+//! type of its elements once; the walker gives the same tokens for it as for a plain array.
+//!
+//! **Invariant:** the work is bounded by the bytes at hand, not by what they claim: nesting by
+//! [`DEPTH_MAX`], elements by [`ELEMENTS_MAX`], elements that take no bytes by [`ZERO_SIZE_MAX`].
+
+use super::super::{Fault, Reader, WireError, Writer};
+
+/// How deep groups may be nested.
+pub const DEPTH_MAX: usize = 16;
+/// How many values and groups a body may have.
+pub const ELEMENTS_MAX: u32 = 16_384;
+/// How many of them may take no bytes at all (nulls in a compact array).
+pub const ZERO_SIZE_MAX: u32 = 1_024;
+/// The tag of a compact array.
+pub const COMPACT_ARRAY: u8 = 19;
+
+/// A group of values.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Group {
+    /// So many values of one type.
+    Array(u32),
+    /// So many values of any types.
+    Structure(u32),
+    /// Values of one type that is stated once; how many shows at its end.
+    CompactArray,
+}
+
+/// A value that is no group.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the types of the Blue Book under their names there")]
+pub enum Value<'a> {
+    Null,
+    Boolean(bool),
+    /// The bits, first bit highest in the first byte, and how many there are.
+    BitString(&'a [u8], usize),
+    DoubleLong(i32),
+    DoubleLongUnsigned(u32),
+    OctetString(&'a [u8]),
+    VisibleString(&'a [u8]),
+    Utf8String(&'a [u8]),
+    Bcd(u8),
+    Integer(i8),
+    Long(i16),
+    Unsigned(u8),
+    LongUnsigned(u16),
+    Long64(i64),
+    Long64Unsigned(u64),
+    Enum(u8),
+    /// IEEE 754, as bits: there are no floats in this crate.
+    Float32(u32),
+    /// IEEE 754, as bits.
+    Float64(u64),
+    DateTime([u8; 12]),
+    Date([u8; 5]),
+    Time([u8; 4]),
+    /// A signed difference to the value before (tags 28 to 30), with its tag.
+    Delta(u8, i32),
+    /// An unsigned difference to the value before (tags 31 to 33), with its tag.
+    DeltaUnsigned(u8, u32),
+    DontCare,
+}
+
+/// A step of a walk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Token<'a> {
+    /// A group begins.
+    Open(Group),
+    /// The innermost open group ends.
+    Close,
+    /// A value.
+    Value(Value<'a>),
+}
+
+/// Where the types of a group's elements are stated.
+#[derive(Clone, Copy, Debug)]
+enum Types {
+    /// In front of each element.
+    Tagged,
+    /// At this offset, the same for each.
+    Each(u32),
+    /// At this offset the next one's; the others' follow.
+    Sequence(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    left: u32,
+    types: Types,
+}
+
+/// Walks over one A-XDR value. Copying it is cheap: a copy looks ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Walker<'a> {
+    whole: &'a [u8],
+    reader: Reader<'a>,
+    frames: [Frame; DEPTH_MAX],
+    depth: usize,
+    /// Where the content of the compact array ends that the walk is in, and its depth.
+    compact: Option<(usize, usize)>,
+    root_left: bool,
+    elements_left: u32,
+    zero_size_left: u32,
+}
+
+impl<'a> Walker<'a> {
+    /// A walk over the value that is all of `bytes`.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            whole: bytes,
+            reader: Reader::new(bytes),
+            frames: [Frame { left: 0, types: Types::Tagged }; DEPTH_MAX],
+            depth: 0,
+            compact: None,
+            root_left: true,
+            elements_left: ELEMENTS_MAX,
+            zero_size_left: ZERO_SIZE_MAX,
+        }
+    }
+
+    /// The offset of the next token.
+    #[must_use]
+    pub const fn at(&self) -> usize {
+        self.reader.at()
+    }
+
+    /// How many groups are open.
+    #[must_use]
+    pub const fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// The next token; `None` when the value is complete and nothing follows it.
+    ///
+    /// # Errors
+    /// [`Fault::DataType`], [`Fault::Truncated`], [`Fault::Trailing`], [`Fault::Length`] (more
+    /// elements than bytes), [`Fault::Depth`], [`Fault::Elements`]. After one the walk is over.
+    #[expect(clippy::should_implement_trait, reason = "an Iterator would not end at an error")]
+    pub fn next(&mut self) -> Result<Option<Token<'a>>, WireError> {
+        let Some(level) = self.depth.checked_sub(1) else {
+            if !self.root_left {
+                return self.reader.finish().map(|()| None);
+            }
+            self.root_left = false;
+            return self.element(Types::Tagged).map(Some);
+        };
+        let Some(frame) = self.frames.get_mut(level) else { return Ok(None) };
+        let done = match self.compact {
+            Some((end, compact_level)) if compact_level == level => self.reader.at() >= end,
+            _ => frame.left == 0,
+        };
+        if done {
+            return self.close(level).map(Some);
+        }
+        frame.left = frame.left.saturating_sub(1);
+        let types = frame.types;
+        if let Types::Sequence(at) = types {
+            frame.types = Types::Sequence(type_end(self.whole, at, level)?);
+        }
+        self.element(types).map(Some)
+    }
+
+    /// Walks to the end of the group that was just opened.
+    ///
+    /// # Errors
+    /// Those of [`Self::next`].
+    pub fn skip_group(&mut self) -> Result<(), WireError> {
+        let outside = self.depth.saturating_sub(1);
+        while self.depth > outside && self.next()?.is_some() {}
+        Ok(())
+    }
+
+    /// Walks to the end of the value.
+    ///
+    /// # Errors
+    /// Those of [`Self::next`].
+    pub fn finish(&mut self) -> Result<(), WireError> {
+        while self.next()?.is_some() {}
+        Ok(())
+    }
+
+    fn close(&mut self, level: usize) -> Result<Token<'a>, WireError> {
+        if let Some((end, compact_level)) = self.compact
+            && compact_level == level
+        {
+            if self.reader.at() > end {
+                return Err(WireError::new(Fault::Length(self.reader.at()), end));
+            }
+            self.compact = None;
+        }
+        self.depth = level;
+        Ok(Token::Close)
+    }
+
+    fn element(&mut self, types: Types) -> Result<Token<'a>, WireError> {
+        let start = self.reader;
+        self.elements_left = self
+            .elements_left
+            .checked_sub(1)
+            .ok_or_else(|| start.fault(Fault::Elements(ELEMENTS_MAX)))?;
+        match types {
+            Types::Tagged => self.tagged(start),
+            Types::Each(at) | Types::Sequence(at) => self.described(at),
+        }
+    }
+
+    fn tagged(&mut self, start: Reader<'a>) -> Result<Token<'a>, WireError> {
+        match self.reader.u8()? {
+            tag @ (1 | 2) => {
+                let count = self.reader.length()?;
+                // Each element takes a byte at least, so more of them than bytes is a lie.
+                if count > self.reader.left().len() {
+                    return Err(start.fault(Fault::Length(count)));
+                }
+                let count = narrow(count);
+                let group = if tag == 1 { Group::Array(count) } else { Group::Structure(count) };
+                self.push(start, group, Frame { left: count, types: Types::Tagged })
+            }
+            COMPACT_ARRAY => {
+                let types_at = narrow(self.reader.at());
+                let types_end = type_end(self.whole, types_at, self.depth)?;
+                let described = widen(types_end).saturating_sub(self.reader.at());
+                self.reader.take(described)?;
+                let size = self.reader.length()?;
+                if size > self.reader.left().len() {
+                    let missing = size.saturating_sub(self.reader.left().len());
+                    return Err(self.reader.fault(Fault::Truncated { missing }));
+                }
+                self.compact = Some((self.reader.at().saturating_add(size), self.depth));
+                let frame = Frame { left: u32::MAX, types: Types::Each(types_at) };
+                self.push(start, Group::CompactArray, frame)
+            }
+            tag => value(tag, &mut self.reader, start).map(Token::Value),
+        }
+    }
+
+    /// An element whose type is stated at `types_at`, not in front of it.
+    fn described(&mut self, types_at: u32) -> Result<Token<'a>, WireError> {
+        let start = self.reader;
+        let mut types = description(self.whole, types_at)?;
+        let tag = types.u8()?;
+        let token = match tag {
+            1 => {
+                let count = u32::from(types.u16()?);
+                let frame = Frame { left: count, types: Types::Each(narrow(types.at())) };
+                self.push(start, Group::Array(count), frame)
+            }
+            2 => {
+                let count = narrow(types.length()?);
+                let frame = Frame { left: count, types: Types::Sequence(narrow(types.at())) };
+                self.push(start, Group::Structure(count), frame)
+            }
+            tag => value(tag, &mut self.reader, start).map(Token::Value),
+        }?;
+        if self.reader.at() == start.at() {
+            self.zero_size_left = self
+                .zero_size_left
+                .checked_sub(1)
+                .ok_or_else(|| start.fault(Fault::Elements(ZERO_SIZE_MAX)))?;
+        }
+        Ok(token)
+    }
+
+    fn push(
+        &mut self,
+        start: Reader<'a>,
+        group: Group,
+        frame: Frame,
+    ) -> Result<Token<'a>, WireError> {
+        let slot =
+            self.frames.get_mut(self.depth).ok_or_else(|| start.fault(Fault::Depth(DEPTH_MAX)))?;
+        *slot = frame;
+        self.depth = self.depth.saturating_add(1);
+        Ok(Token::Open(group))
+    }
+}
+
+/// A reader of the type description at `at`, with offsets of the whole.
+fn description(whole: &[u8], at: u32) -> Result<Reader<'_>, WireError> {
+    let mut reader = Reader::new(whole);
+    reader.take(widen(at))?;
+    Ok(reader)
+}
+
+/// Where the type description at `at` ends.
+fn type_end(whole: &[u8], at: u32, depth: usize) -> Result<u32, WireError> {
+    let mut reader = description(whole, at)?;
+    let start = reader;
+    if depth >= DEPTH_MAX {
+        return Err(start.fault(Fault::Depth(DEPTH_MAX)));
+    }
+    let deeper = depth.saturating_add(1);
+    match reader.u8()? {
+        1 => {
+            reader.u16()?;
+            type_end(whole, narrow(reader.at()), deeper)
+        }
+        2 => {
+            let count = reader.length()?;
+            if count > reader.left().len() {
+                return Err(start.fault(Fault::Length(count)));
+            }
+            let mut end = narrow(reader.at());
+            for _ in 0..count {
+                end = type_end(whole, end, deeper)?;
+            }
+            Ok(end)
+        }
+        COMPACT_ARRAY => Err(start.fault(Fault::DataType(COMPACT_ARRAY))),
+        _ => Ok(narrow(reader.at())),
+    }
+}
+
+fn value<'a>(tag: u8, reader: &mut Reader<'a>, start: Reader<'a>) -> Result<Value<'a>, WireError> {
+    Ok(match tag {
+        0 => Value::Null,
+        3 => Value::Boolean(reader.u8()? != 0),
+        4 => {
+            let bits = reader.length()?;
+            Value::BitString(reader.take(bits.div_ceil(8))?, bits)
+        }
+        5 => Value::DoubleLong(reader.array().map(i32::from_be_bytes)?),
+        6 => Value::DoubleLongUnsigned(reader.u32()?),
+        9 => Value::OctetString(reader.sized()?),
+        10 => Value::VisibleString(reader.sized()?),
+        12 => Value::Utf8String(reader.sized()?),
+        13 => Value::Bcd(reader.u8()?),
+        15 => Value::Integer(reader.array().map(i8::from_be_bytes)?),
+        16 => Value::Long(reader.array().map(i16::from_be_bytes)?),
+        17 => Value::Unsigned(reader.u8()?),
+        18 => Value::LongUnsigned(reader.u16()?),
+        20 => Value::Long64(reader.array().map(i64::from_be_bytes)?),
+        21 => Value::Long64Unsigned(reader.array().map(u64::from_be_bytes)?),
+        22 => Value::Enum(reader.u8()?),
+        23 => Value::Float32(reader.u32()?),
+        24 => Value::Float64(reader.array().map(u64::from_be_bytes)?),
+        25 => Value::DateTime(reader.array()?),
+        26 => Value::Date(reader.array()?),
+        27 => Value::Time(reader.array()?),
+        28 => Value::Delta(tag, reader.array().map(i8::from_be_bytes)?.into()),
+        29 => Value::Delta(tag, reader.array().map(i16::from_be_bytes)?.into()),
+        30 => Value::Delta(tag, reader.array().map(i32::from_be_bytes)?),
+        31 => Value::DeltaUnsigned(tag, reader.u8()?.into()),
+        32 => Value::DeltaUnsigned(tag, reader.u16()?.into()),
+        33 => Value::DeltaUnsigned(tag, reader.u32()?),
+        255 => Value::DontCare,
+        unknown => return Err(start.fault(Fault::DataType(unknown))),
+    })
+}
+
+impl Token<'_> {
+    /// Writes the token; [`Self::Close`] takes no bytes.
+    ///
+    /// # Errors
+    /// [`Fault::Full`]; [`Fault::DataType`] for a compact array, which tokens cannot write.
+    pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), WireError> {
+        let (tag, count) = match self {
+            Self::Open(Group::Array(count)) => (1, *count),
+            Self::Open(Group::Structure(count)) => (2, *count),
+            Self::Open(Group::CompactArray) => {
+                return Err(WireError::new(Fault::DataType(COMPACT_ARRAY), writer.size()));
+            }
+            Self::Close => return Ok(()),
+            Self::Value(value) => return value.write(writer),
+        };
+        writer.u8(tag)?;
+        writer.length(widen(count))
+    }
+}
+
+impl Value<'_> {
+    /// Writes tag and content.
+    ///
+    /// # Errors
+    /// [`Fault::Full`].
+    pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), WireError> {
+        writer.u8(self.tag())?;
+        match *self {
+            Self::Null | Self::DontCare => Ok(()),
+            Self::Boolean(value) => writer.u8(value.into()),
+            Self::BitString(bytes, bits) => {
+                writer.length(bits)?;
+                writer.put(bytes)
+            }
+            Self::OctetString(bytes) | Self::VisibleString(bytes) | Self::Utf8String(bytes) => {
+                writer.sized(bytes)
+            }
+            Self::Bcd(value) | Self::Unsigned(value) | Self::Enum(value) => writer.u8(value),
+            Self::Integer(value) => writer.put(&value.to_be_bytes()),
+            Self::Long(value) => writer.put(&value.to_be_bytes()),
+            Self::LongUnsigned(value) => writer.u16(value),
+            Self::DoubleLong(value) => writer.put(&value.to_be_bytes()),
+            Self::DoubleLongUnsigned(value) | Self::Float32(value) => writer.u32(value),
+            Self::Long64(value) => writer.put(&value.to_be_bytes()),
+            Self::Long64Unsigned(value) | Self::Float64(value) => writer.put(&value.to_be_bytes()),
+            Self::DateTime(bytes) => writer.put(&bytes),
+            Self::Date(bytes) => writer.put(&bytes),
+            Self::Time(bytes) => writer.put(&bytes),
+            Self::Delta(tag, value) => write_tail(tag, value.to_be_bytes(), writer),
+            Self::DeltaUnsigned(tag, value) => write_tail(tag, value.to_be_bytes(), writer),
+        }
+    }
+
+    const fn tag(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Boolean(_) => 3,
+            Self::BitString(..) => 4,
+            Self::DoubleLong(_) => 5,
+            Self::DoubleLongUnsigned(_) => 6,
+            Self::OctetString(_) => 9,
+            Self::VisibleString(_) => 10,
+            Self::Utf8String(_) => 12,
+            Self::Bcd(_) => 13,
+            Self::Integer(_) => 15,
+            Self::Long(_) => 16,
+            Self::Unsigned(_) => 17,
+            Self::LongUnsigned(_) => 18,
+            Self::Long64(_) => 20,
+            Self::Long64Unsigned(_) => 21,
+            Self::Enum(_) => 22,
+            Self::Float32(_) => 23,
+            Self::Float64(_) => 24,
+            Self::DateTime(_) => 25,
+            Self::Date(_) => 26,
+            Self::Time(_) => 27,
+            Self::Delta(tag, _) | Self::DeltaUnsigned(tag, _) => *tag,
+            Self::DontCare => 255,
+        }
+    }
+}
+
+/// A delta in the width of its tag: 28 and 31 one byte, 29 and 32 two, else four.
+fn write_tail(tag: u8, bytes: [u8; 4], writer: &mut Writer<'_>) -> Result<(), WireError> {
+    let [_, _, high, low] = bytes;
+    match tag {
+        28 | 31 => writer.u8(low),
+        29 | 32 => writer.put(&[high, low]),
+        _ => writer.put(&bytes),
+    }
+}
+
+/// Offsets and counts are of bytes at hand, and no frame has 4 GiB.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn widen(offset: u32) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}

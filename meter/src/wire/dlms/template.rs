@@ -1,0 +1,308 @@
+//! Push templates: what a meter model's push means, as data (TOML, `deploy/templates/`), compiled
+//! once into a small program that runs over a push without allocating.
+//!
+//! Four forms:
+//! - `obis`: OBIS code, value, and perhaps a structure {scaler, unit} follow each other, flat or in
+//!   structures of their own, in any order (Aidon, Kamstrup, Kaifa, Sagemcom);
+//! - `described`: the first element lists the captured objects, the values follow in that order
+//!   (Landis+Gyr);
+//! - `list`: a structure whose positions mean something; the list is chosen by its length, and by a
+//!   text in it where two have the same length (Iskraemeco, Kaifa, our own meters);
+//! - `rows`: an array of such structures (our own gateways).
+//!
+//! **Scaling** is exact in integers. Where a value is finer than our unit, energy registers are cut
+//! (a later reading carries the rest, nothing is billed twice) and everything else is rounded half
+//! away from zero. A value that does not fit, or has another unit than its field, is an error.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::super::WireError;
+use super::field::{Column, Field};
+use super::{Measured, Notification, Obis, Walker};
+
+/// Why a template is not one.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// Not TOML, or keys that a template does not have.
+    #[error("template is not readable")]
+    Toml(#[from] toml::de::Error),
+    /// A column that is no field: `field`, `field.index`, `field e-1`, or `-`.
+    #[error("template {template}: {text:?} is no field, as in \"voltage.1 e-1\" or \"-\"")]
+    Field {
+        /// The template's name.
+        template: String,
+        /// The text in the place of a field.
+        text: String,
+    },
+    /// A key under `[obis]` that is no OBIS code.
+    #[error("template {template}: {text:?} is no OBIS code, as in \"1.0.1.8.0.255\"")]
+    Obis {
+        /// The template's name.
+        template: String,
+        /// The text in the place of a code.
+        text: String,
+    },
+    /// A template whose form needs lists and has none, or the other way round.
+    #[error(
+        "template {template}: forms \"list\" and \"rows\" need [[list]], others must not have it"
+    )]
+    Lists {
+        /// The template's name.
+        template: String,
+    },
+    /// Two templates of one name, or more than 65,536.
+    #[error("template {template} exists already")]
+    Taken {
+        /// The template's name.
+        template: String,
+    },
+}
+
+/// A template's place among [`Templates`]: small enough to keep per meter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TemplateId(pub u16);
+
+/// What the pushes of a meter model mean.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Template {
+    name: String,
+    /// For date-times that state no deviation: minutes to add to local time to get UTC.
+    deviation_minutes: i16,
+    form: Form,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Form {
+    Obis(Codes),
+    Described(Codes),
+    List(Vec<List>),
+    Rows(Vec<List>),
+}
+
+/// The fields by OBIS code (channel-free) that differ from the standard ones.
+pub(super) type Codes = BTreeMap<Obis, Column>;
+
+/// A structure whose positions mean something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct List {
+    pub(super) columns: Vec<Column>,
+    pub(super) marker: Option<Marker>,
+}
+
+/// A text that one list has at a position, and others of its length do not.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Marker {
+    pub(super) index: usize,
+    pub(super) text: String,
+}
+
+impl Template {
+    /// Compiles a template from TOML.
+    ///
+    /// # Errors
+    /// [`TemplateError`], which names what is wrong.
+    pub fn parse(toml: &str) -> Result<Self, TemplateError> {
+        let file: File = toml::from_str(toml)?;
+        let form = file.form()?;
+        Ok(Self { name: file.name, deviation_minutes: file.deviation_minutes, form })
+    }
+
+    /// Its name, as meters' records use it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads a push: calls `each` with every row that has a register, and says how many those were.
+    /// 0 is no error: many meters push power every few seconds and registers every hour.
+    ///
+    /// When it ends in an error, rows before the error have been given already: a caller that
+    /// wants all or nothing keeps them until the end.
+    ///
+    /// # Errors
+    /// [`WireError`] for broken data, a value out of range, or a push without any time. Offsets
+    /// are of the notification's body.
+    pub fn run(
+        &self,
+        push: &Notification<'_>,
+        mut each: impl FnMut(&Measured),
+    ) -> Result<u32, WireError> {
+        let run = super::run::Run::new(push.date_time, self.deviation_minutes);
+        let walker = Walker::new(push.body);
+        match &self.form {
+            Form::Obis(codes) => run.obis(walker, codes, &mut each),
+            Form::Described(codes) => run.described(walker, codes, &mut each),
+            Form::List(lists) => run.list(walker, lists, &mut each),
+            Form::Rows(lists) => run.rows(walker, lists, &mut each),
+        }
+    }
+}
+
+/// All templates a node knows.
+#[derive(Clone, Debug, Default)]
+pub struct Templates(Vec<Template>);
+
+impl Templates {
+    /// The template of our own virtual meters.
+    pub const SINGLE: &str = "meterd-single";
+    /// The template of our own virtual gateways.
+    pub const BATCH: &str = "meterd-batch";
+
+    /// Those that come with Meterd.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let mut templates = Self::default();
+        for toml in BUILT_IN {
+            templates.add(toml).expect("the tests compile every built-in template");
+        }
+        templates
+    }
+
+    /// Adds one from TOML.
+    ///
+    /// # Errors
+    /// [`TemplateError`].
+    pub fn add(&mut self, toml: &str) -> Result<TemplateId, TemplateError> {
+        let template = Template::parse(toml)?;
+        let taken = || TemplateError::Taken { template: template.name.clone() };
+        if self.find(&template.name).is_some() {
+            return Err(taken());
+        }
+        let id = u16::try_from(self.0.len()).map_err(|_| taken())?;
+        self.0.push(template);
+        Ok(TemplateId(id))
+    }
+
+    /// The id of the template with this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<TemplateId> {
+        let index = self.0.iter().position(|template| template.name == name)?;
+        u16::try_from(index).ok().map(TemplateId)
+    }
+
+    /// The template with this id.
+    #[must_use]
+    pub fn get(&self, id: TemplateId) -> Option<&Template> {
+        self.0.get(usize::from(id.0))
+    }
+
+    /// Their names, in the order of their ids.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Template::name)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    form: FormName,
+    #[serde(default)]
+    deviation_minutes: i16,
+    #[serde(default)]
+    obis: BTreeMap<String, String>,
+    #[serde(default)]
+    list: Vec<ListFile>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FormName {
+    Obis,
+    Described,
+    List,
+    Rows,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListFile {
+    columns: Vec<String>,
+    when: Option<When>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct When {
+    /// From 1.
+    column: usize,
+    text: String,
+}
+
+impl File {
+    fn form(&self) -> Result<Form, TemplateError> {
+        let needs_lists = matches!(self.form, FormName::List | FormName::Rows);
+        if needs_lists == self.list.is_empty() || needs_lists && !self.obis.is_empty() {
+            return Err(TemplateError::Lists { template: self.name.clone() });
+        }
+        Ok(match self.form {
+            FormName::Obis => Form::Obis(self.codes()?),
+            FormName::Described => Form::Described(self.codes()?),
+            FormName::List => Form::List(self.lists()?),
+            FormName::Rows => Form::Rows(self.lists()?),
+        })
+    }
+
+    fn codes(&self) -> Result<Codes, TemplateError> {
+        let code = |(text, column): (&String, &String)| {
+            let template = self.name.clone();
+            let code = Obis::parse(text)
+                .ok_or_else(|| TemplateError::Obis { template, text: text.clone() })?
+                .channel_free();
+            Ok((code, self.column(column)?))
+        };
+        self.obis.iter().map(code).collect()
+    }
+
+    fn lists(&self) -> Result<Vec<List>, TemplateError> {
+        let list = |list: &ListFile| {
+            let columns =
+                list.columns.iter().map(|text| self.column(text)).collect::<Result<_, _>>();
+            let marker = list.when.clone();
+            let marker =
+                marker.map(|when| Marker { index: when.column.saturating_sub(1), text: when.text });
+            Ok(List { columns: columns?, marker })
+        };
+        self.list.iter().map(list).collect()
+    }
+
+    fn column(&self, text: &str) -> Result<Column, TemplateError> {
+        let refused =
+            || TemplateError::Field { template: self.name.clone(), text: text.to_owned() };
+        Column::parse(text).ok_or_else(refused)
+    }
+}
+
+/// The standard field of a (channel-free) OBIS code, for every template that does not say else.
+pub(super) const fn standard(code: Obis) -> Option<Field> {
+    let Obis([a, _, c, d, e, _]) = code;
+    Some(match (a, c, d, e) {
+        (0, 1, 0, 0) => Field::Clock,
+        (0, 96, 3, 10) => Field::Relay,
+        (1, 1, 8, 0) => Field::Register,
+        (1, 1, 8, rate @ 1..=4) => Field::Rate(rate),
+        (1, 2, 8, 0) => Field::Export,
+        (1, 1 | 16, 7, 0) => Field::Power,
+        (1, 2, 7, 0) => Field::PowerExport,
+        (1, 3 | 131, 7, 0) => Field::Reactive,
+        (1, 4, 7, 0) => Field::ReactiveExport,
+        (1, 13, 7, 0) => Field::PowerFactor,
+        (1, 14, 7, 0) => Field::Frequency,
+        (1, 32, 7, 0) => Field::Voltage(1),
+        (1, 52, 7, 0) => Field::Voltage(2),
+        (1, 72, 7, 0) => Field::Voltage(3),
+        (1, 31, 7, 0) => Field::Current(1),
+        (1, 51, 7, 0) => Field::Current(2),
+        (1, 71, 7, 0) => Field::Current(3),
+        _ => return None,
+    })
+}
+
+const BUILT_IN: [&str; 2] = [
+    include_str!("../../../../deploy/templates/meterd-single.toml"),
+    include_str!("../../../../deploy/templates/meterd-batch.toml"),
+];
