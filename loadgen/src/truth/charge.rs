@@ -1,0 +1,233 @@
+//! What energy, time and purchases cost under a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meter::{
+    BlockPeriod, DayType, Energy, LocalCalendar, LocalDate, Money, MonthDay, TariffVersion,
+    UnixSeconds, ZoneError,
+};
+
+/// A plan as it applies in one time zone.
+#[derive(Clone, Debug)]
+pub struct Tariff {
+    calendar: LocalCalendar,
+    holidays: BTreeSet<LocalDate>,
+    /// Versions by the instant they come into force.
+    versions: BTreeMap<UnixSeconds, TariffVersion>,
+}
+
+/// Energy charged so far: sums only, so that no order matters.
+#[derive(Clone, Debug, Default)]
+pub struct Charge {
+    /// Wh by block period (its first day), version (its first instant) and rate.
+    sums: BTreeMap<LocalDate, BTreeMap<UnixSeconds, BTreeMap<u8, u64>>>,
+}
+
+impl Tariff {
+    /// The plan with these versions for accounts in `zone`.
+    ///
+    /// # Errors
+    /// [`ZoneError`] when the zone is unknown.
+    pub fn new(
+        zone: &str,
+        holidays: BTreeSet<LocalDate>,
+        versions: &[TariffVersion],
+    ) -> Result<Self, ZoneError> {
+        let calendar = LocalCalendar::new(zone)?;
+        let versions = versions
+            .iter()
+            .map(|version| (calendar.day_start(version.valid_from), version.clone()))
+            .collect();
+        Ok(Self { calendar, holidays, versions })
+    }
+
+    /// The version in force at `at`, with its first instant.
+    ///
+    /// # Panics
+    /// Before the first version.
+    #[must_use]
+    pub fn version(&self, at: UnixSeconds) -> (UnixSeconds, &TariffVersion) {
+        let (from, version) =
+            self.versions.range(..=at).next_back().expect("a version is in force");
+        (*from, version)
+    }
+
+    /// The rate, 1 to 4, of the quarter hour that begins at `at`.
+    ///
+    /// # Panics
+    /// When no version is in force, or it names no rate.
+    #[must_use]
+    pub fn rate(&self, at: UnixSeconds) -> u8 {
+        let local = self.calendar.local(at);
+        let (_, version) = self.version(at);
+        let today = local.date.month_day();
+        let season = version
+            .seasons
+            .iter()
+            .find(|season| days_between(season.from, season.to, today))
+            .expect("seasons cover the year");
+        let is_holiday = version.calendar.is_some() && self.holidays.contains(&local.date);
+        let profile = match (is_holiday, local.date.day_type()) {
+            (true, _) => &season.holiday,
+            (false, DayType::Weekend) => &season.weekend,
+            (false, DayType::Workday | DayType::Holiday) => &season.workday,
+        };
+        let mut rate = None;
+        for switch in &profile.0 {
+            if switch.quarter <= local.quarter {
+                rate = Some(switch.rate);
+            }
+        }
+        rate.expect("a profile begins at midnight")
+    }
+
+    /// Standing charges that fell due in `[from, through]`: days at their local midnight, months
+    /// at the local midnight of the first.
+    #[must_use]
+    pub fn standing(
+        &self,
+        from: UnixSeconds,
+        through: UnixSeconds,
+    ) -> BTreeMap<UnixSeconds, Money> {
+        let mut due = BTreeMap::new();
+        let mut day = self.calendar.local(from).date;
+        while self.calendar.day_start(day) <= through {
+            let start = self.calendar.day_start(day);
+            if start >= from {
+                let (_, version) = self.version(start);
+                let is_first = day == day.first_of_month();
+                let month = if is_first { version.standing_per_month.ticks() } else { 0 };
+                let ticks = version.standing_per_day.ticks() + month;
+                due.insert(start, Money::from_ticks(ticks));
+            }
+            day = day.next();
+        }
+        due
+    }
+
+    /// What a purchase adds to the balance: paid − fee − tax, each rounded half-even to 0.01.
+    #[must_use]
+    pub fn credit(&self, paid: Money, at: UnixSeconds) -> Money {
+        let (_, version) = self.version(at);
+        let tax_e4 = i128::from(paid.ticks()) * i128::from(version.tax_bp);
+        let tax = half_even(tax_e4, 10_000 * 100_000) * 100_000;
+        let fee = half_even(i128::from(version.fee.ticks()), 100_000) * 100_000;
+        let net = i128::from(paid.ticks()) - tax - fee;
+        Money::from_ticks(i64::try_from(net).expect("a purchase fits"))
+    }
+
+    /// The first day of the block period that holds `at`.
+    fn period(&self, at: UnixSeconds) -> LocalDate {
+        let date = self.calendar.local(at).date;
+        match self.version(at).1.block_period {
+            BlockPeriod::Month => date.first_of_month(),
+            BlockPeriod::Year => date.first_of_year(),
+        }
+    }
+}
+
+impl Charge {
+    /// Adds energy used in the interval that begins at `start`.
+    pub fn add(&mut self, tariff: &Tariff, start: UnixSeconds, energy: Energy) {
+        let (version, _) = tariff.version(start);
+        let period = self.sums.entry(tariff.period(start)).or_default();
+        *period.entry(version).or_default().entry(tariff.rate(start)).or_default() += energy.wh();
+    }
+
+    /// What it all costs:
+    /// `Σ_v [ Σ_r Wh(v,r) · price(v,r) + B_v(T_v) − B_v(T_{v−1}) ]` over each block period.
+    ///
+    /// # Panics
+    /// When a sum leaves 63 bits.
+    #[must_use]
+    pub fn total(&self, tariff: &Tariff) -> Money {
+        let mut ticks = 0_i128;
+        for versions in self.sums.values() {
+            let mut before = 0_u64;
+            for (from, rates) in versions {
+                let version = &tariff.versions[from];
+                for (rate, wh) in rates {
+                    let price = version.prices[usize::from(*rate) - 1].e4();
+                    ticks += i128::from(price) * i128::from(*wh);
+                }
+                let after = before + rates.values().sum::<u64>();
+                ticks += adders(version, after) - adders(version, before);
+                before = after;
+            }
+        }
+        Money::from_ticks(i64::try_from(ticks).expect("a charge fits"))
+    }
+
+    /// Wh by the instant a version came into force, and rate.
+    #[must_use]
+    pub fn by_version_and_rate(&self) -> BTreeMap<(UnixSeconds, u8), u64> {
+        let mut all = BTreeMap::new();
+        for versions in self.sums.values() {
+            for (from, rates) in versions {
+                for (rate, wh) in rates {
+                    *all.entry((*from, *rate)).or_default() += wh;
+                }
+            }
+        }
+        all
+    }
+}
+
+/// B(T): the block adders on the first `total` Wh of a period.
+fn adders(version: &TariffVersion, total: u64) -> i128 {
+    let mut ticks = 0;
+    for (index, block) in version.blocks.iter().enumerate() {
+        let from = block.from_kwh * 1000;
+        let to = version.blocks.get(index + 1).map_or(u64::MAX, |next| next.from_kwh * 1000);
+        let inside = total.min(to).saturating_sub(from);
+        ticks += i128::from(block.adder.e4()) * i128::from(inside);
+    }
+    ticks
+}
+
+/// Whether a day of the year lies between two, the later of which may be in the next year.
+fn days_between(from: MonthDay, to: MonthDay, day: MonthDay) -> bool {
+    let number = |date: MonthDay| u16::from(date.month) * 32 + u16::from(date.day);
+    let (from, to, day) = (number(from), number(to), number(day));
+    if from <= to { (from..=to).contains(&day) } else { !(to + 1..from).contains(&day) }
+}
+
+/// `value / unit` rounded to the nearest whole, to the even one in the middle.
+fn half_even(value: i128, unit: i128) -> i128 {
+    let (whole, twice) = (value.div_euclid(unit), 2 * value.rem_euclid(unit));
+    match twice.cmp(&unit) {
+        std::cmp::Ordering::Less => whole,
+        std::cmp::Ordering::Greater => whole + 1,
+        std::cmp::Ordering::Equal => whole + whole.rem_euclid(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding() {
+        let check = |value, unit, want| assert_eq!(half_even(value, unit), want, "{value}/{unit}");
+        check(5, 10, 0);
+        check(15, 10, 2);
+        check(25, 10, 2);
+        check(26, 10, 3);
+        check(-5, 10, 0);
+        check(-15, 10, -2);
+    }
+
+    #[test]
+    fn seasons_may_wrap_the_year() {
+        let day = |month, day| MonthDay { month, day };
+        let check = |date, want: bool| {
+            assert_eq!(days_between(day(11, 1), day(3, 31), date), want, "{date:?}");
+            assert_eq!(days_between(day(4, 1), day(10, 31), date), !want, "{date:?}");
+        };
+        check(day(11, 1), true);
+        check(day(12, 31), true);
+        check(day(3, 31), true);
+        check(day(4, 1), false);
+        check(day(10, 31), false);
+    }
+}

@@ -1,0 +1,409 @@
+//! A virtual meter: a pure state machine that measures, seals, sends, waits and sends again.
+//!
+//! What it measures is a function of its load and of time; it remembers only what it must: where
+//! its register began, when its relay was open, which readings nobody has confirmed. A quarter of
+//! a kilobyte, so that ten million of them fit one machine.
+
+use meter::wire::dlms::{InvokeId, Measured};
+use meter::{Energy, Relay, UnixSeconds};
+
+use crate::backlog::Backlog;
+use crate::device::{Flight, Identity, Now, Received, Retry, Sent, Wake};
+use crate::profile::{FeederWeek, Load, Sample, Work};
+use crate::seed::Purpose;
+use crate::{Seed, mix};
+
+/// How far back a meter's own store reaches.
+pub const STORE_S: u32 = 60 * 86_400;
+
+/// Room for a sealed push of three phases.
+const FRAME_SIZE_MAX: usize = 256;
+
+/// What all devices of a fleet share.
+#[derive(Clone, Copy, Debug)]
+pub struct World {
+    /// Where keys, loads and noise come from.
+    pub seed: Seed,
+    /// When a device sends again.
+    pub retry: Retry,
+    /// Frames a device has on the way at a time.
+    pub window: u8,
+}
+
+/// What a virtual meter is and does.
+#[derive(Clone, Copy, Debug)]
+pub struct MeterPlan {
+    /// Its number in the fleet, which decides its title and keys.
+    pub ordinal: u32,
+    /// Its load.
+    pub load: Load,
+    /// 1 or 3.
+    pub phases: u8,
+    /// Stamp of its first reading.
+    pub first: UnixSeconds,
+    /// Stamp of its last reading, inclusive.
+    pub last: UnixSeconds,
+    /// Seconds between readings; stamps are multiples of it.
+    pub period_s: u32,
+    /// It sends this long after a stamp, so that a fleet does not speak at once.
+    pub send_delay_s: u16,
+    /// The register at `first`.
+    pub start: Energy,
+    /// Whole kWh digits of its register.
+    pub register_digits: u8,
+    /// Its clock.
+    pub clock: MeterClock,
+}
+
+/// How a meter's clock goes wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MeterClock {
+    /// Ahead by this at the first reading, seconds.
+    pub ahead_s: i16,
+    /// Gains this much, millionths.
+    pub drift_ppm: i16,
+}
+
+/// A time during which a meter's voltage is off.
+#[derive(Clone, Copy, Debug)]
+pub struct VoltageSpell {
+    /// First stamp that shows it.
+    pub from: UnixSeconds,
+    /// First stamp that no longer does.
+    pub to: UnixSeconds,
+    /// Added to every phase, mV.
+    pub offset_mv: i32,
+}
+
+/// Readings that a meter keeps to itself for a while, as one does whose link is down.
+#[derive(Clone, Copy, Debug)]
+pub struct Holdback {
+    /// First stamp kept.
+    pub from: UnixSeconds,
+    /// Last stamp kept.
+    pub to: UnixSeconds,
+    /// When they are sent after all.
+    pub until: UnixSeconds,
+}
+
+/// The meter.
+#[derive(Clone, Debug)]
+pub struct VirtualMeter {
+    identity: Identity,
+    plan: MeterPlan,
+    /// Work at the first reading, where the register began.
+    origin: Work,
+    next: UnixSeconds,
+    backlog: Backlog,
+    flights: Vec<Flight<UnixSeconds>>,
+    /// When the relay was open: from, to; the last one may not have ended.
+    open: Vec<(UnixSeconds, Option<UnixSeconds>)>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few meters have.
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    spells: Vec<VoltageSpell>,
+    holdback: Option<(Holdback, Backlog)>,
+    lost: u32,
+}
+
+const _: () = assert!(size_of::<VirtualMeter>() <= 256);
+
+impl VirtualMeter {
+    /// The meter of a plan.
+    #[must_use]
+    pub fn new(world: &World, plan: MeterPlan) -> Self {
+        Self {
+            identity: Identity::of_meter(world.seed, plan.ordinal),
+            plan,
+            origin: FeederWeek::shared().work(plan.load, plan.first),
+            next: plan.first,
+            backlog: Backlog::default(),
+            flights: Vec::new(),
+            open: Vec::new(),
+            rare: None,
+        }
+    }
+
+    /// Its title, keys and counter.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What it is and does.
+    #[must_use]
+    pub const fn plan(&self) -> &MeterPlan {
+        &self.plan
+    }
+
+    /// Adds a time of wrong voltage.
+    pub fn add_spell(&mut self, spell: VoltageSpell) {
+        self.rare.get_or_insert_default().spells.push(spell);
+    }
+
+    /// Makes it keep readings to itself for a while.
+    pub fn hold_back(&mut self, holdback: Holdback) {
+        self.rare.get_or_insert_default().holdback = Some((holdback, Backlog::default()));
+    }
+
+    /// Opens or closes the supply relay at `at`. While it is open nothing is consumed.
+    pub fn switch(&mut self, relay: Relay, at: UnixSeconds) {
+        match (relay, self.open.last_mut()) {
+            (Relay::Closed, Some((_, to @ None))) => *to = Some(at),
+            (Relay::Open, None | Some((_, Some(_)))) => self.open.push((at, None)),
+            (Relay::Open, Some((_, None))) | (Relay::Closed, _) => {}
+        }
+    }
+
+    /// The cumulative import at `at`, in the width of the register.
+    #[must_use]
+    pub fn register(&self, at: UnixSeconds) -> Energy {
+        let week = FeederWeek::shared();
+        let work = self.metered(at, |at| week.work(self.plan.load, at), self.origin);
+        self.rolled(self.plan.start.wh() + work.floor().wh())
+    }
+
+    /// All that the meter shows at `at`.
+    #[must_use]
+    pub fn measure(&self, world: &World, at: UnixSeconds) -> Measured {
+        let week = FeederWeek::shared();
+        let relay = self.relay(at);
+        let idle = |sample: Sample| Sample {
+            power: meter::Power::default(),
+            reactive: meter::ReactivePower::default(),
+            ..sample
+        };
+        // The stamp ends the quarter hour that the sample describes.
+        let sample = week.sample(self.plan.load, at.minus(1));
+        let sample = if relay == Relay::Closed { sample } else { idle(sample) };
+        let apparent = apparent_va(sample);
+        let phases = usize::from(self.plan.phases);
+        let mut measured = Measured {
+            taken_at: at.0,
+            register_wh: self.register(at).wh(),
+            rates_wh: [1, 2, 3, 4].map(|rate| Some(self.rate_register(at, rate).wh())),
+            power_w: Some(sample.power.w()),
+            reactive_var: Some(sample.reactive.var()),
+            power_factor_milli: Some(power_factor(sample, apparent)),
+            frequency_mhz: Some(frequency(world.seed, at)),
+            relay: Some(relay),
+            ..Measured::default()
+        };
+        for phase in 0..phases {
+            let voltage = self.phase_voltage(world.seed, sample, at, phase);
+            let ma = apparent * 1_000_000 / (u64::from(self.plan.phases) * u64::from(voltage));
+            measured.voltage_mv[phase] = Some(voltage);
+            measured.current_ma[phase] = Some(u32::try_from(ma).unwrap_or(u32::MAX));
+        }
+        measured
+    }
+
+    /// Takes the readings that are due and gives the frames to send. Call it at the [`Wake`] it
+    /// returns, or at any other time.
+    pub fn poll(&mut self, world: &World, now: Now, send: &mut dyn FnMut(Sent<'_>)) -> Wake {
+        self.take_due(now);
+        for index in 0..self.flights.len() {
+            if self.flights[index].retry_at <= now.wall {
+                self.flights[index].sent(now, world.retry);
+                let stamp = self.flights[index].cargo;
+                self.transmit(world, stamp, true, send);
+            }
+        }
+        while self.flights.len() < usize::from(world.window) {
+            let Some(stamp) = self.backlog.pop().map(UnixSeconds) else { break };
+            let invoke_id = self.invoke_id(stamp).id();
+            self.flights.push(Flight::new(invoke_id, stamp, now, world.retry));
+            self.transmit(world, stamp, false, send);
+        }
+        let retry_at = self.flights.iter().map(|flight| flight.retry_at).min();
+        Wake { clock: self.wakes_at(now), wall: retry_at }
+    }
+
+    /// Takes a frame from the head-end.
+    pub fn receive(&mut self, frame: &mut [u8], now: Now) -> Received {
+        let Some(invoke_id) = self.identity.confirmed(frame) else { return Received::Foreign };
+        let is_its = |flight: &Flight<UnixSeconds>| flight.invoke_id == invoke_id.id();
+        match self.flights.iter().position(is_its) {
+            Some(index) => {
+                let waited = self.flights.swap_remove(index).waited(now);
+                if self.flights.is_empty() {
+                    self.flights = Vec::new(); // Give the memory back until the next reading.
+                }
+                Received::Acknowledged { rows: 1, waited }
+            }
+            None => Received::Repeated,
+        }
+    }
+
+    /// The link is back: what is on the way is sent again at the next poll.
+    pub fn relink(&mut self, now: Now) {
+        self.flights.iter_mut().for_each(|flight| flight.retry_at = now.wall);
+    }
+
+    /// Readings taken or kept and not confirmed yet.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u32 {
+        let held = self.rare.as_ref().and_then(|rare| rare.holdback.as_ref());
+        let held = held.map_or(0, |(_, backlog)| backlog.count());
+        let flying = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        self.backlog.count() + held + flying
+    }
+
+    /// Whether all readings up to the last are confirmed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.next > self.plan.last && self.unconfirmed() == 0
+    }
+
+    /// Readings given up because the store reaches back 60 days only.
+    #[must_use]
+    pub fn lost(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.lost)
+    }
+
+    /// Moves the readings that are due into the backlog.
+    pub(crate) fn take_due(&mut self, now: Now) {
+        let (until, period) = (self.local(now.clock), self.plan.period_s);
+        while self.next <= until && self.next <= self.plan.last {
+            let held = self.rare.as_mut().and_then(|rare| rare.holdback.as_mut());
+            match held {
+                Some((span, kept)) if (span.from..=span.to).contains(&self.next) => {
+                    kept.push(self.next.0, period);
+                }
+                _ => self.backlog.push(self.next.0, period),
+            }
+            self.next = self.next.plus(period);
+        }
+        let Some(rare) = &mut self.rare else { return self.drop_old() };
+        if rare.holdback.as_ref().is_some_and(|(span, _)| span.until <= now.clock)
+            && let Some((_, kept)) = rare.holdback.take()
+        {
+            self.backlog.merge(kept);
+        }
+        self.drop_old();
+    }
+
+    /// The oldest reading to send, for a gateway that sends it in a frame of its own.
+    pub(crate) fn pop_due(&mut self) -> Option<UnixSeconds> {
+        self.backlog.pop().map(UnixSeconds)
+    }
+
+    /// When the next reading is due, by the true time of day; later than now.
+    pub(crate) fn wakes_at(&self, now: Now) -> Option<UnixSeconds> {
+        let held = self.rare.as_ref().and_then(|rare| rare.holdback.as_ref());
+        let released = held.map(|(span, _)| span.until);
+        let next = (self.next <= self.plan.last).then(|| self.true_time(self.next));
+        next.into_iter().chain(released).min().map(|at| at.max(now.clock.plus(1)))
+    }
+
+    fn drop_old(&mut self) {
+        let lost = self.backlog.drop_before(self.next.minus(STORE_S).0);
+        if lost > 0 {
+            self.rare.get_or_insert_default().lost += lost;
+        }
+    }
+
+    fn transmit(
+        &mut self,
+        world: &World,
+        stamp: UnixSeconds,
+        is_retry: bool,
+        send: &mut dyn FnMut(Sent<'_>),
+    ) {
+        let (measured, invoke_id) = (self.measure(world, stamp), self.invoke_id(stamp));
+        self.identity.seal::<FRAME_SIZE_MAX>(
+            |writer| measured.write_single(invoke_id, writer),
+            |frame, counter| send(Sent { frame, counter, rows: 1, is_retry }),
+        );
+    }
+
+    /// Readings are numbered by their stamps, so that a repetition has the number of the original.
+    fn invoke_id(&self, stamp: UnixSeconds) -> InvokeId {
+        InvokeId::confirmed(stamp.0 / self.plan.period_s)
+    }
+
+    /// What the meter's clock shows, less the delay it sends with.
+    fn local(&self, clock: UnixSeconds) -> UnixSeconds {
+        let ahead = self.ahead(clock) - i64::from(self.plan.send_delay_s);
+        shifted(clock, ahead)
+    }
+
+    /// When the meter's clock shows `stamp`, and the delay has passed; to the second.
+    fn true_time(&self, stamp: UnixSeconds) -> UnixSeconds {
+        shifted(stamp, i64::from(self.plan.send_delay_s) - self.ahead(stamp))
+    }
+
+    fn ahead(&self, clock: UnixSeconds) -> i64 {
+        let gained = i64::from(clock.since(self.plan.first)) * i64::from(self.plan.clock.drift_ppm);
+        i64::from(self.plan.clock.ahead_s) + gained / 1_000_000
+    }
+
+    fn relay(&self, at: UnixSeconds) -> Relay {
+        let is_open = |&(from, to): &(UnixSeconds, Option<UnixSeconds>)| {
+            from <= at && to.is_none_or(|to| at < to)
+        };
+        if self.open.iter().any(is_open) { Relay::Open } else { Relay::Closed }
+    }
+
+    /// Work from the first reading to `at` but for the times when the relay was open.
+    fn metered(&self, at: UnixSeconds, work: impl Fn(UnixSeconds) -> Work, origin: Work) -> Work {
+        let mut origin = origin;
+        for &(from, to) in self.open.iter().take_while(|(from, _)| *from < at) {
+            let cut = work(to.unwrap_or(at).min(at)).since(work(from));
+            origin = origin.plus(cut);
+        }
+        work(at).since(origin)
+    }
+
+    fn rate_register(&self, at: UnixSeconds, rate: u8) -> Energy {
+        let work = |at| FeederWeek::shared().rate_work(self.plan.load, at, rate);
+        let metered = self.metered(at, work, work(self.plan.first));
+        self.rolled(metered.floor().wh())
+    }
+
+    fn rolled(&self, wh: u64) -> Energy {
+        Energy::from_wh(wh % (1000 * 10_u64.pow(u32::from(self.plan.register_digits))))
+    }
+
+    fn phase_voltage(&self, seed: Seed, sample: Sample, at: UnixSeconds, phase: usize) -> u32 {
+        let index = u64::from(self.plan.ordinal) * 4 + u64::try_from(phase).unwrap_or_default();
+        // Phases differ by up to 0.4 V.
+        let uneven =
+            i64::try_from(seed.draw(Purpose::Phase, index) % 401).unwrap_or_default() - 200;
+        let spells = self.rare.iter().flat_map(|rare| &rare.spells);
+        let spell = spells.filter(|spell| spell.from <= at && at < spell.to);
+        let offset: i64 = spell.map(|spell| i64::from(spell.offset_mv)).sum();
+        let voltage = i64::from(sample.voltage.mv()) + uneven + offset;
+        u32::try_from(voltage).unwrap_or_default().max(1)
+    }
+}
+
+/// `at` moved by `seconds` either way.
+fn shifted(at: UnixSeconds, seconds: i64) -> UnixSeconds {
+    let moved = i64::from(at.0) + seconds;
+    UnixSeconds(u32::try_from(moved.max(0)).unwrap_or(u32::MAX))
+}
+
+/// Mains frequency wanders by 20 mHz, everywhere the same.
+fn frequency(seed: Seed, at: UnixSeconds) -> u32 {
+    let wander = mix(seed.0 ^ u64::from(at.0 / 60)) % 41;
+    49_980 + u32::try_from(wander).unwrap_or_default()
+}
+
+fn apparent_va(sample: Sample) -> u64 {
+    let square = |value: i32| u64::from(value.unsigned_abs()).pow(2);
+    (square(sample.power.w()) + square(sample.reactive.var())).isqrt()
+}
+
+fn power_factor(sample: Sample, apparent: u64) -> i16 {
+    match apparent {
+        0 => 1000,
+        _ => {
+            let milli = u64::from(sample.power.w().unsigned_abs()) * 1000 / apparent;
+            i16::try_from(milli.min(1000)).expect("at most 1000")
+        }
+    }
+}
