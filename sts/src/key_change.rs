@@ -111,6 +111,35 @@ impl KeyChange {
             KeyChangeSection::Second { ken_low: self.ken.0 & 0x0F, ti: self.ti, part: part() };
         Ok([first, second].into_iter().chain(rest).map(Token::KeyChange).collect())
     }
+
+    /// A key change of which only `section` is known, zeros elsewhere: for a checker that puts in
+    /// what it knows better. `None` when the section's supply group code is none.
+    pub(crate) fn with_section(
+        section: &KeyChangeSection,
+        ea: EncryptionAlgorithm,
+    ) -> Option<Self> {
+        use KeyChangeSection::{First, Fourth, Second, ThirdShort, ThirdWide};
+        let part = KeyPart::default;
+        let third = match ea {
+            EncryptionAlgorithm::Ea07 => ThirdShort { sgc: SupplyGroupCode::new(0).ok()? },
+            EncryptionAlgorithm::Ea11 => ThirdWide { sgc_low: 0, part: part() },
+        };
+        let mut sections = KeyChangeSections {
+            first: Some(First {
+                ken_high: 0,
+                krn: KeyRevisionNumber::new(1).ok()?,
+                rollover: Rollover::Keep,
+                three_tokens: matches!(section, ThirdShort { .. }),
+                kt: KeyType::Unique,
+                part: part(),
+            }),
+            second: Some(Second { ken_low: 0, ti: TariffIndex::new(0).ok()?, part: part() }),
+            third: Some(third),
+            fourth: Some(Fourth { sgc_high: 0, part: part() }),
+        };
+        sections.put(section.clone());
+        sections.complete(ea)
+    }
 }
 
 /// One section of a key change.

@@ -37,6 +37,11 @@ mod codec;
 mod key_change;
 mod token;
 
+pub mod meter;
+mod tid_store;
+
+pub mod conformance;
+
 pub use amount::{AmountError, CurrencyAmount, TransferAmount};
 pub use codec::{Refusal, TokenCipher, decode, decode_plain, encode, encode_plain};
 pub use derive::{DeriveError, Deriver, MeterConfig, VendingKeyId};

@@ -187,7 +187,7 @@ impl Management {
         }
     }
 
-    fn from_field(subclass: u8, field: u16) -> Result<Self, ContentError> {
+    pub(crate) fn from_field(subclass: u8, field: u16) -> Result<Self, ContentError> {
         let range = |name| ContentError::Range { field: name, value: field.into() };
         Ok(match subclass {
             0 => Self::SetMaximumPowerLimit(TransferAmount::from_field(field)),
