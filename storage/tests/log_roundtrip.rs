@@ -1,5 +1,7 @@
 //! The log on a real folder: append, read, tail, rotate, retire, lock, and the writer thread.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -72,7 +74,7 @@ fn what_is_committed_comes_back_after_a_restart_on_both_write_paths() {
                 }
             }
             log.commit().unwrap();
-            for from in 1..log.next().0 {
+            for from in [1, 2, 30, 50, log.next().0 - 1] {
                 let mut reader = log.read_from(Seq(from));
                 assert_eq!(reader.next_batch().unwrap().unwrap().header.first, Seq(from));
                 assert_eq!(drain(&mut reader), log.next());
@@ -103,8 +105,8 @@ fn retired_segments_are_used_again_and_their_old_batches_are_never_read() {
     let (dir, disk) = folder(WritePath::Buffered);
     let mut log = open(&disk, config());
     let mut reader = log.read_from(Seq(1));
-    for _ in 0..300 {
-        append(&mut log, 6000).unwrap();
+    for _ in 0..60 {
+        append(&mut log, 12_000).unwrap();
         log.commit().unwrap();
         let passed = drain(&mut reader);
         log.retire(passed).unwrap();
@@ -112,7 +114,7 @@ fn retired_segments_are_used_again_and_their_old_batches_are_never_read() {
     let files = std::fs::read_dir(dir.path().join("log")).unwrap().count();
     assert!(files <= 1 + 1 + 3, "{files} files");
     let first = log.first();
-    assert!(first > Seq(280));
+    assert!(first > Seq(50));
     let error = log.read_from(Seq(1)).next_batch().unwrap_err();
     assert!(matches!(error, Error::Retired { wanted: Seq(1), first: held } if held == first));
     let next = log.next();
@@ -227,8 +229,8 @@ fn the_writer_answers_every_submission_once_and_hands_on_every_entry_in_order() 
     for Committed { first, mut entries } in ends.committed.iter() {
         assert_eq!(first, Seq(received.len() as u64 + 1));
         received.append(&mut entries);
-        progress.request_retire(Seq(1));
-        let _ = ends.groups.try_send(entries);
+        assert!(progress.durable() > first);
+        ends.groups.try_send(entries).unwrap_or_default();
     }
     for sender in senders {
         sender.join().unwrap();

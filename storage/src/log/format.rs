@@ -16,7 +16,8 @@
 //! | 24 | 8 | Seq of the first entry |
 //! | 32 | 8 | time at which the writer opened the log, seconds since 1970 |
 //! | 40 | 8 | node id |
-//! | 48 | 4 | CRC32C of bytes 0..48: the *seed* of this segment |
+//! | 48 | 8 | size of the segment in bytes |
+//! | 56 | 4 | CRC32C of bytes 0..56: the *seed* of this segment |
 //!
 //! Batch:
 //!
@@ -50,7 +51,7 @@ pub(crate) const VERSION: u16 = 1;
 pub(crate) const BATCH_HEADER: usize = 48;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MTRDSEG\0";
-const SEGMENT_HEADER: usize = 52;
+const SEGMENT_HEADER: usize = 60;
 const BATCH_MAGIC: [u8; 4] = *b"MBAT";
 
 /// The head of a segment.
@@ -66,6 +67,8 @@ pub struct SegmentHeader {
     pub node: u64,
     /// The epoch of that node.
     pub epoch: u32,
+    /// Size of the segment in bytes.
+    pub size: u64,
 }
 
 /// Why a segment header cannot be read.
@@ -87,16 +90,17 @@ impl SegmentHeader {
         bytes[24..32].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.opened_at_s.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.node.to_le_bytes());
-        let seed = crc32c::crc32c(&bytes[0..48]);
-        bytes[48..52].copy_from_slice(&seed.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.size.to_le_bytes());
+        let seed = crc32c::crc32c(&bytes[0..56]);
+        bytes[56..60].copy_from_slice(&seed.to_le_bytes());
         (block, seed)
     }
 
     /// The header and the seed.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, u32), HeaderFault> {
         let bytes: &[u8; SEGMENT_HEADER] = bytes.first_chunk().ok_or(HeaderFault::Damaged)?;
-        let seed = u32_at(bytes, 48);
-        if bytes[0..8] != SEGMENT_MAGIC || crc32c::crc32c(&bytes[0..48]) != seed {
+        let seed = u32_at(bytes, 56);
+        if bytes[0..8] != SEGMENT_MAGIC || crc32c::crc32c(&bytes[0..56]) != seed {
             return Err(HeaderFault::Damaged);
         }
         let version = u16_at(bytes, 8);
@@ -109,6 +113,7 @@ impl SegmentHeader {
             first: Seq(u64_at(bytes, 24)),
             opened_at_s: u64_at(bytes, 32),
             node: u64_at(bytes, 40),
+            size: u64_at(bytes, 48),
         };
         Ok((header, seed))
     }
@@ -226,11 +231,14 @@ mod tests {
         }
     }
 
+    fn segment() -> SegmentHeader {
+        SegmentHeader { id: 3, first: Seq(42), opened_at_s: 1, node: 5, epoch: 6, size: 8192 }
+    }
+
     #[test]
     fn headers_come_back() {
-        let header = SegmentHeader { id: 3, first: Seq(42), opened_at_s: 1, node: 5, epoch: 6 };
-        let (block, seed) = header.encode();
-        assert_eq!(SegmentHeader::decode(&block.0), Ok((header, seed)));
+        let (block, seed) = segment().encode();
+        assert_eq!(SegmentHeader::decode(&block.0), Ok((segment(), seed)));
         assert_eq!(BatchHeader::decode(&batch().encode(seed), seed), Some(batch()));
     }
 
@@ -247,11 +255,10 @@ mod tests {
     #[test]
     fn another_seed_or_a_newer_version_is_not_read() {
         assert_eq!(BatchHeader::decode(&batch().encode(77), 78), None);
-        let header = SegmentHeader { id: 3, first: Seq(42), opened_at_s: 1, node: 5, epoch: 6 };
-        let (mut block, _) = header.encode();
+        let (mut block, _) = segment().encode();
         block.0[8] = 2;
-        let seed = crc32c::crc32c(&block.0[0..48]);
-        block.0[48..52].copy_from_slice(&seed.to_le_bytes());
+        let seed = crc32c::crc32c(&block.0[0..56]);
+        block.0[56..60].copy_from_slice(&seed.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&block.0), Err(HeaderFault::Future(2)));
     }
 }

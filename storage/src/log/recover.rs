@@ -29,15 +29,17 @@ pub struct Recovery {
     pub torn: Option<TornTail>,
 }
 
-/// The end of a commit that was never acknowledged.
+/// What stood behind the end of the log: a commit that was never acknowledged.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TornTail {
     /// The segment.
     pub file: String,
     /// Where the log ends in it.
     pub offset: u64,
-    /// Headers of batches that stood behind it.
+    /// Count of batches whose header stood there.
     pub batches: usize,
+    /// Bytes that the file is shorter than it was made; not the work of a torn write.
+    pub missing_bytes: u64,
 }
 
 /// The end of a segment, read but not yet mended.
@@ -69,10 +71,12 @@ pub(crate) fn find_tail(scan: &mut Scan) -> Result<Tail, Error> {
     }
     let unproven = starts.iter().find(|(first, _)| *first >= durable_below);
     let remnants: Vec<u64> = remnants.iter().map(|(offset, _)| *offset).collect();
-    let torn = (!remnants.is_empty()).then(|| TornTail {
+    let missing_bytes = scan.header.size.saturating_sub(scan.size);
+    let torn = (!remnants.is_empty() || missing_bytes > 0).then(|| TornTail {
         file: scan.name.clone(),
         offset: scan.offset,
         batches: remnants.len(),
+        missing_bytes,
     });
     Ok(Tail { torn, remnants, unproven: unproven.map_or(scan.offset, |(_, offset)| *offset) })
 }

@@ -14,7 +14,7 @@ use meter::Seq;
 use super::buffer::BlockBuffer;
 use super::disk::{Disk, DiskFile};
 use super::format::{BLOCK, BatchHeader, SegmentHeader, stride};
-use super::recover::{Recovery, find_tail, mend, segment_id_next};
+use super::recover::{Recovery, Tail, find_tail, mend, segment_id_next};
 use super::scan::{Scan, list_segments, segment_name};
 use super::stock::Stock;
 use super::{Config, Durability, Error, Urgency};
@@ -97,6 +97,12 @@ struct Segment {
     size: u64,
 }
 
+/// Where the last segment ends.
+struct End {
+    scan: Scan,
+    tail: Tail,
+}
+
 #[derive(Debug)]
 struct Active {
     name: String,
@@ -127,40 +133,19 @@ impl SegmentLog {
                 Error::io("lock", LOCK)(error)
             }
         })?;
-        let mut segments = Vec::new();
-        let mut last = None;
-        for first in list_segments(disk.as_ref())? {
-            let scan = Scan::open(disk.as_ref(), first)?;
-            segments.push(Segment { first, size: scan.size });
-            last = Some(scan);
-        }
-        let tail = match &mut last {
-            Some(scan) => Some(find_tail(scan)?),
-            None => None,
-        };
-        // Up to here nothing was changed.
+        let (mut segments, end) = survey(disk.as_ref())?;
         let mut stock =
             Stock::open(Arc::clone(&disk), config.segment_size_bytes, config.reserve_segments)?;
-        let segment_id_next = segment_id_next(disk.as_ref(), &stock)?;
-        let (active, next) = match (&last, &tail) {
-            (Some(scan), Some(tail)) => {
-                mend(&disk, scan, tail)?;
-                (Active::reopen(disk.as_ref(), scan)?, scan.next)
-            }
-            _ => {
-                let name = stock.take(Urgency::Urgent)?;
-                let first = Seq(1);
-                let header = SegmentHeader {
-                    id: segment_id_next,
-                    first,
-                    opened_at_s,
-                    node: config.node,
-                    epoch: config.epoch,
-                };
-                let active = Active::begin(disk.as_ref(), &name, header)?;
-                segments.push(Segment { first, size: active.size });
-                (active, first)
-            }
+        let segment_id = segment_id_next(disk.as_ref(), &stock)?;
+        let (active, next, torn) = if let Some(End { scan, tail }) = end {
+            mend(&disk, &scan, &tail)?;
+            (Active::reopen(disk.as_ref(), &scan)?, scan.next, tail.torn)
+        } else {
+            let (spare, first) = (stock.take(Urgency::Urgent)?, Seq(1));
+            let header = config.header(segment_id, first, opened_at_s);
+            let active = Active::begin(disk.as_ref(), &spare, header)?;
+            segments.push(Segment { first, size: active.size });
+            (active, first, None)
         };
         match stock.replenish() {
             // A log that is there can be read and served without spares.
@@ -168,7 +153,6 @@ impl SegmentLog {
             Err(error) => return Err(error),
         }
         let first = segments.first().map_or(next, |segment| segment.first);
-        let torn = tail.and_then(|tail| tail.torn);
         let recovery = Recovery { first, next, segments: segments.len(), torn };
         let progress = Arc::new(Progress {
             first: AtomicU64::new(first.0),
@@ -182,7 +166,7 @@ impl SegmentLog {
             opened_at_s,
             segments,
             active,
-            segment_id_next: segment_id_next + 1,
+            segment_id_next: segment_id + 1,
             stock,
             pending: BlockBuffer::with_capacity(1 << 20),
             next,
@@ -352,13 +336,7 @@ impl SegmentLog {
         let spare = self.stock.take(urgency)?;
         // The old segment is complete before the new one exists, in a lazy log too.
         self.sync()?;
-        let header = SegmentHeader {
-            id: self.segment_id_next,
-            first: self.next,
-            opened_at_s: self.opened_at_s,
-            node: self.config.node,
-            epoch: self.config.epoch,
-        };
+        let header = self.config.header(self.segment_id_next, self.next, self.opened_at_s);
         self.segment_id_next += 1;
         let begun = Active::begin(self.disk.as_ref(), &spare, header);
         self.active = match begun {
@@ -395,6 +373,29 @@ impl SegmentLog {
             Error::io(operation, &self.active.name)(error)
         })
     }
+}
+
+impl Config {
+    fn header(&self, id: u64, first: Seq, opened_at_s: u64) -> SegmentHeader {
+        let size = self.segment_size_bytes;
+        SegmentHeader { id, first, opened_at_s, node: self.node, epoch: self.epoch, size }
+    }
+}
+
+/// All segments, and the end of the last one. Changes nothing.
+fn survey(disk: &dyn Disk) -> Result<(Vec<Segment>, Option<End>), Error> {
+    let mut segments = Vec::new();
+    let mut last = None;
+    for first in list_segments(disk)? {
+        let scan = Scan::open(disk, first)?;
+        segments.push(Segment { first, size: scan.size });
+        last = Some(scan);
+    }
+    let Some(mut scan) = last else {
+        return Ok((segments, None));
+    };
+    let tail = find_tail(&mut scan)?;
+    Ok((segments, Some(End { scan, tail })))
 }
 
 impl Active {
