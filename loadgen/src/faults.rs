@@ -54,6 +54,23 @@ pub struct FaultCounts {
     pub garbage: u64,
 }
 
+impl FaultCounts {
+    /// The sums.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            lost: self.lost + other.lost,
+            duplicated: self.duplicated + other.duplicated,
+            reordered: self.reordered + other.reordered,
+            delayed: self.delayed + other.delayed,
+            wrong_key: self.wrong_key + other.wrong_key,
+            replayed: self.replayed + other.replayed,
+            garbage: self.garbage + other.garbage,
+        }
+    }
+}
+
 /// One direction of faults. `Route` says where a frame goes.
 #[derive(Debug)]
 pub struct Faults<Route> {
@@ -73,21 +90,12 @@ const GARBAGE_MAX: u64 = 200;
 impl<Route: Copy> Faults<Route> {
     /// Faults by a plan. Two directions take different `direction`s.
     #[must_use]
-    pub const fn new(plan: FaultPlan, seed: Seed, direction: u64) -> Self {
+    pub fn new(plan: FaultPlan, seed: Seed, direction: u64) -> Self {
         Self {
             plan,
             seed: Seed(seed.draw(Purpose::Faults, direction)),
             rolls: 0,
-            counts: FaultCounts {
-                passed: 0,
-                lost: 0,
-                duplicated: 0,
-                reordered: 0,
-                delayed: 0,
-                wrong_key: 0,
-                replayed: 0,
-                garbage: 0,
-            },
+            counts: FaultCounts::default(),
             waiting: BTreeMap::new(),
             older: VecDeque::new(),
         }

@@ -8,7 +8,9 @@ mod seed;
 mod virtual_gateway;
 mod virtual_meter;
 
+pub mod driver;
 pub mod faults;
+pub mod report;
 pub mod truth;
 
 pub use device::{Identity, Now, Received, Retry, Sent, Wake, frame_counter};

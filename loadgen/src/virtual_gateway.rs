@@ -96,8 +96,7 @@ impl VirtualGateway {
     pub fn poll(&mut self, world: &World, now: Now, send: &mut dyn FnMut(Sent<'_>)) -> Wake {
         if self.link == Link::Down {
             self.meters.iter_mut().for_each(|meter| meter.take_due(now));
-            let clock = self.meters.iter().filter_map(|meter| meter.wakes_at(now)).min();
-            return Wake { clock, wall: None };
+            return Wake { clock: self.wakes_at(now), wall: None };
         }
         let (batched, own) = self.meters.split_at_mut(self.batched);
         let own_wakes: Vec<Wake> =
@@ -143,6 +142,11 @@ impl VirtualGateway {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.flights.is_empty() && self.meters.iter().all(VirtualMeter::is_done)
+    }
+
+    /// When the next reading is due.
+    pub(crate) fn wakes_at(&self, now: Now) -> Option<UnixSeconds> {
+        self.meters.iter().filter_map(|meter| meter.wakes_at(now)).min()
     }
 
     fn send_batches(&mut self, world: &World, now: Now, send: &mut dyn FnMut(Sent<'_>)) {

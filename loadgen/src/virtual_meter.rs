@@ -55,6 +55,17 @@ pub struct MeterPlan {
     pub clock: MeterClock,
 }
 
+impl MeterPlan {
+    /// Readings from the first to the last.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        match self.last.0.checked_sub(self.first.0) {
+            Some(span) => u64::from(span / self.period_s) + 1,
+            None => 0,
+        }
+    }
+}
+
 /// How a meter's clock goes wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeterClock {

@@ -1,6 +1,8 @@
 //! The truth against the worked example: five meters, two tariff versions, blocks and gaps, to the
 //! tick. The virtual meters supply the registers, so that theirs are checked too.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by unwrapping")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use loadgen::profile::Load;
