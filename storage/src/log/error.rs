@@ -38,8 +38,9 @@ pub enum Error {
     },
     /// Committed entries cannot be read back. Nothing was changed or skipped.
     #[error(
-        "log: {file} is damaged at byte {offset}: {what}, entry {expected} should be here; \
-         restore this file from the backup or archive, and check with `meterd log verify`"
+        "log: {file} is damaged at byte {offset}: {what}, but entry {expected} was committed and \
+         should be here or begin the next segment; restore the file from the backup or archive, \
+         then check with `meterd log verify`"
     )]
     Damaged {
         /// The segment.
@@ -50,19 +51,6 @@ pub enum Error {
         expected: Seq,
         /// What is wrong.
         what: &'static str,
-    },
-    /// A segment between two others is missing.
-    #[error(
-        "log: entries {from} to {until} are missing before {file}; restore the segment that holds \
-         them from the backup or archive"
-    )]
-    Missing {
-        /// The first missing entry.
-        from: Seq,
-        /// The last missing entry.
-        until: Seq,
-        /// The segment that follows the hole.
-        file: String,
     },
     /// The segment was written by a newer program.
     #[error(

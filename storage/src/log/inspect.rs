@@ -6,7 +6,7 @@ use super::Error;
 use super::disk::Disk;
 use super::format::BatchHeader;
 use super::recover::{TornTail, find_tail};
-use super::scan::{Payload, Scan, list_segments, segment_name};
+use super::scan::{Payload, Scan, list_segments};
 
 /// A batch and where it stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +45,6 @@ impl<'a> Batches<'a> {
         self.torn.as_ref()
     }
 
-    /// The payload of the batch that was returned last.
     fn step(&mut self) -> Result<Option<BatchInfo>, Error> {
         loop {
             let Some(first) = self.firsts.get(self.segment_index).copied() else {
@@ -63,19 +62,11 @@ impl<'a> Batches<'a> {
                     scan.advance(&header);
                     return Ok(Some(BatchInfo { file, offset, header }));
                 }
-                Ok(_) => "",
+                Ok(_) => "a batch of the next segment",
                 Err(fault) => fault,
             };
             match following {
                 Some(_) if ended => {}
-                Some(following) if scan.remnants()?.is_empty() => {
-                    let until = Seq(following.0.saturating_sub(1));
-                    return Err(Error::Missing {
-                        from: scan.next,
-                        until,
-                        file: segment_name(following),
-                    });
-                }
                 Some(_) => return Err(scan.damaged(fault)),
                 None => self.torn = find_tail(scan)?.torn,
             }

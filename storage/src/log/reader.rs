@@ -48,8 +48,7 @@ impl Reader {
     /// The next batch; `None` at the end of what can be read now, ask again later.
     ///
     /// # Errors
-    /// [`Error::Retired`] if the entry is no longer held, [`Error::Damaged`], [`Error::Missing`],
-    /// [`Error::Io`].
+    /// [`Error::Retired`] if the entry is no longer held, [`Error::Damaged`], [`Error::Io`].
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_>>, Error> {
         if self.next >= self.progress.readable() {
             return Ok(None);

@@ -50,7 +50,8 @@ pub(crate) struct Scan {
     pub(crate) next: Seq,
     file: Box<dyn DiskFile>,
     window: Vec<u8>,
-    window_at: u64,
+    /// Where the window stands in the file, `None` if it is stale.
+    window_at: Option<u64>,
 }
 
 impl Scan {
@@ -73,7 +74,7 @@ impl Scan {
         if header.first != first {
             return Err(damaged("the segment header belongs to another segment"));
         }
-        let (window, window_at) = (Vec::new(), 0);
+        let (window, window_at) = (Vec::new(), None);
         let offset = BLOCK as u64;
         Ok(Self { name, header, seed, size, offset, next: first, file, window, window_at })
     }
@@ -87,7 +88,7 @@ impl Scan {
         let found = match found {
             // The window may have been read before the batch was written.
             Ok(Err(_)) => {
-                self.window.clear();
+                self.window_at = None;
                 self.look(payload)
             }
             Ok(Ok(_)) | Err(_) => found,
@@ -163,18 +164,26 @@ impl Scan {
 
     /// The window from `skip` bytes behind the position on.
     fn window_range(&self, skip: usize) -> Range<usize> {
-        let behind = usize::try_from(self.offset - self.window_at).expect("within the window");
+        let window_at = self.window_at.expect("loaded before");
+        let behind = usize::try_from(self.offset - window_at).expect("within the window");
         behind + skip..self.window.len()
     }
 
     /// Has at least `len` bytes from the position on in the window, `false` at the end of the file.
     fn load(&mut self, len: usize, ahead: usize) -> io::Result<bool> {
-        let loaded = self.window_at + self.window.len() as u64;
-        if self.offset >= self.window_at && self.offset + len as u64 <= loaded {
+        let left = self.size.saturating_sub(self.offset);
+        let covers = |at: u64| {
+            at <= self.offset && self.offset + len as u64 <= at + self.window.len() as u64
+        };
+        if self.window_at.is_some_and(covers) {
             return Ok(true);
         }
-        self.window.resize(len.max(ahead), 0);
-        self.window_at = self.offset;
+        if left < len as u64 {
+            return Ok(false);
+        }
+        let size = ahead.max(len).min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.window.resize(size, 0);
+        self.window_at = Some(self.offset);
         let count = self.file.read_at(&mut self.window, self.offset)?;
         self.window.truncate(count);
         Ok(count >= len)

@@ -118,7 +118,7 @@ impl SegmentLog {
     /// time, noted in new segments.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::Missing`] or [`Error::FutureVersion`] and nothing is changed;
+    /// [`Error::Damaged`] or [`Error::FutureVersion`] and nothing is changed;
     /// [`Error::Locked`]; [`Error::Full`] if there is no log and no space for one; [`Error::Io`].
     pub fn open(
         disk: Arc<dyn Disk>,
