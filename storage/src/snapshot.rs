@@ -14,14 +14,13 @@
 //! | 10 | 6 | zero |
 //! | 16 | 8 | Seq: all entries below it are in the snapshot |
 //! | 24 | 4 | CRC32C of bytes 0..24 |
-//! | 28 | 4 | zero |
-//! | 32 | … | sections, then the end |
+//! | 28 | … | sections, then the end |
 //!
 //! Section: name size u16 (at least 1), name, size of the content u64, CRC32C u32 of name and
-//! content, content. The end: u16 0, count of sections u32, CRC32C u32 over the header and the
-//! CRCs of all sections.
+//! content, content. The end: u16 0, count of sections u32, CRC32C u32 over bytes 0..24 of the
+//! header and the CRCs of all sections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ use crate::log::{Disk, DiskFile};
 
 const MAGIC: [u8; 8] = *b"MTRDSNP\0";
 const VERSION: u16 = 1;
-const HEADER: usize = 32;
+const HEADER: usize = 28;
 const UNFINISHED: &str = "snapshot.tmp";
 /// Snapshots that are kept.
 const KEPT: usize = 2;
@@ -128,9 +127,9 @@ impl Snapshots {
         buffer.extend_from_slice(&next.0.to_le_bytes());
         let crc = crc32c::crc32c(&buffer);
         buffer.extend_from_slice(&crc.to_le_bytes());
-        buffer.resize(HEADER, 0);
         let disk = Arc::clone(&self.disk);
-        Ok(SnapshotWriter { disk, file, next, buffer, written: 0, section_count: 0, crc })
+        let names = BTreeSet::new();
+        Ok(SnapshotWriter { disk, file, next, buffer, written: 0, names, crc, finished: false })
     }
 
     /// Writes a snapshot in one go. Returns the entry below which the log may be retired: that of
@@ -176,8 +175,9 @@ pub struct SnapshotWriter {
     next: Seq,
     buffer: Vec<u8>,
     written: u64,
-    section_count: u32,
+    names: BTreeSet<String>,
     crc: u32,
+    finished: bool,
 }
 
 impl SnapshotWriter {
@@ -187,10 +187,10 @@ impl SnapshotWriter {
     /// [`Error::Io`].
     ///
     /// # Panics
-    /// If the name is empty or longer than 65,535 bytes.
+    /// If the name is empty, longer than 65,535 bytes, or was used before.
     pub fn section(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
         let name_size = u16::try_from(name.len()).expect("names are short");
-        assert!(name_size > 0, "a section has a name");
+        assert!(name_size > 0 && self.names.insert(name.to_owned()), "each section has its name");
         let crc = crc32c::crc32c_append(crc32c::crc32c(name.as_bytes()), content);
         self.buffer.extend_from_slice(&name_size.to_le_bytes());
         self.buffer.extend_from_slice(name.as_bytes());
@@ -203,7 +203,6 @@ impl SnapshotWriter {
             }
         }
         self.crc = crc32c::crc32c_append(self.crc, &crc.to_le_bytes());
-        self.section_count += 1;
         Ok(())
     }
 
@@ -214,13 +213,15 @@ impl SnapshotWriter {
     /// [`Error::Io`].
     pub fn finish(mut self) -> Result<Seq, Error> {
         self.buffer.extend_from_slice(&0_u16.to_le_bytes());
-        self.buffer.extend_from_slice(&self.section_count.to_le_bytes());
+        let section_count = u32::try_from(self.names.len()).expect("few sections");
+        self.buffer.extend_from_slice(&section_count.to_le_bytes());
         self.buffer.extend_from_slice(&self.crc.to_le_bytes());
         self.flush()?;
         self.file.sync().map_err(io_error("sync", UNFINISHED))?;
         let name = snapshot_name(self.next);
         let folder = "the snapshots' folder";
         self.disk.rename(UNFINISHED, &name).map_err(io_error("rename", UNFINISHED))?;
+        self.finished = true;
         self.disk.sync_dir().map_err(io_error("sync", folder))?;
         let saved = saved(&self.disk.list().map_err(io_error("list", folder))?);
         let (old, kept) = saved.split_at(saved.len().saturating_sub(KEPT));
@@ -237,6 +238,15 @@ impl SnapshotWriter {
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            // It only takes up space; what cannot be removed now is removed by the next snapshot.
+            self.disk.remove(UNFINISHED).unwrap_or_default();
+        }
     }
 }
 
@@ -396,4 +406,106 @@ fn saved(names: &[String]) -> Vec<Seq> {
     let mut found: Vec<Seq> = names.iter().filter_map(parse).collect();
     found.sort_unstable();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::sim::{Faults, SimDisk};
+
+    fn snapshots(disk: &SimDisk) -> Snapshots {
+        Snapshots::new(Arc::new(disk.clone()))
+    }
+
+    fn save(disk: &SimDisk, seq: u64) -> Result<Seq, Error> {
+        let large = vec![seq as u8; 3 * CHUNK / 2];
+        let small = seq.to_le_bytes();
+        snapshots(disk).save(Seq(seq), &[("meters", &large), ("accounts", &small), ("none", &[])])
+    }
+
+    #[track_caller]
+    fn check_loaded(disk: &SimDisk, seq: u64, passed_over: usize) {
+        let loaded = snapshots(disk).load().unwrap().unwrap();
+        assert_eq!((loaded.snapshot.next, loaded.passed_over.len()), (Seq(seq), passed_over));
+        assert_eq!(loaded.snapshot.section("accounts").unwrap(), seq.to_le_bytes());
+        assert_eq!(loaded.snapshot.section("meters").unwrap().len(), 3 * CHUNK / 2);
+        assert_eq!(loaded.snapshot.sections().count(), 3);
+        let missing = loaded.snapshot.section("customers");
+        assert!(matches!(missing, Err(Error::NoSection { .. })));
+    }
+
+    #[test]
+    fn the_last_two_are_kept_and_the_log_is_retired_below_the_older() {
+        let disk = SimDisk::new(1);
+        assert!(snapshots(&disk).load().unwrap().is_none());
+        assert_eq!(save(&disk, 10).unwrap(), Seq(0));
+        assert_eq!(save(&disk, 20).unwrap(), Seq(10));
+        assert_eq!(save(&disk, 30).unwrap(), Seq(20));
+        check_loaded(&disk, 30, 0);
+        assert_eq!(disk.list().unwrap(), [snapshot_name(Seq(20)), snapshot_name(Seq(30))]);
+    }
+
+    #[test]
+    fn a_damaged_one_is_passed_over_for_the_older_one() {
+        let disk = SimDisk::new(1);
+        save(&disk, 10).unwrap();
+        save(&disk, 20).unwrap();
+        let newest = snapshot_name(Seq(20));
+        let size = disk.bytes(&newest).len();
+        let spread = (0..size).step_by(size / 20);
+        for at in (0..80).chain(size - 40..size).chain(spread) {
+            let disk = disk.fork(2);
+            disk.damage(&newest, |bytes| bytes[at] ^= 1 << (at % 8));
+            check_loaded(&disk, 10, 1);
+            disk.damage(&newest, |bytes| bytes.truncate(at));
+            check_loaded(&disk, 10, 1);
+        }
+        disk.damage(&newest, |bytes| bytes[100] ^= 1);
+        disk.damage(&snapshot_name(Seq(10)), |bytes| bytes[100] ^= 1);
+        assert!(matches!(snapshots(&disk).load(), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_even_if_there_is_an_older_snapshot() {
+        let disk = SimDisk::new(1);
+        save(&disk, 10).unwrap();
+        save(&disk, 20).unwrap();
+        disk.damage(&snapshot_name(Seq(20)), |bytes| {
+            bytes[8] = 2;
+            let crc = crc32c::crc32c(&bytes[..24]);
+            bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        });
+        let refused = snapshots(&disk).load();
+        assert!(matches!(refused, Err(Error::FutureVersion { version: 2, .. })));
+    }
+
+    #[test]
+    fn power_may_fail_at_any_operation_of_a_save() {
+        for at in 0..40 {
+            let disk = SimDisk::new(at);
+            save(&disk, 10).unwrap();
+            save(&disk, 20).unwrap();
+            let power_fails_at = Some(disk.operations() + at);
+            disk.set_faults(Faults { power_fails_at, ..Faults::default() });
+            let saved = save(&disk, 30).is_ok();
+            disk.restart_after_power_failure();
+            let loaded = snapshots(&disk).load().unwrap().unwrap();
+            assert_eq!(loaded.passed_over.len(), 0, "operation {at}");
+            let next = loaded.snapshot.next;
+            assert!(next == Seq(30) || next == Seq(20) && !saved, "operation {at}: {next}");
+            save(&disk, 40).unwrap();
+            check_loaded(&disk, 40, 0);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_ones_and_no_litter() {
+        let disk = SimDisk::new(1);
+        save(&disk, 10).unwrap();
+        let capacity_bytes = Some(disk.bytes(&snapshot_name(Seq(10))).len() as u64 + 5000);
+        disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
+        assert!(matches!(save(&disk, 20), Err(Error::Io { .. })));
+        assert_eq!(disk.list().unwrap(), [snapshot_name(Seq(10))]);
+        check_loaded(&disk, 10, 0);
+    }
 }
