@@ -10,6 +10,7 @@ mod virtual_meter;
 
 pub mod driver;
 pub mod faults;
+pub mod feeder;
 pub mod report;
 pub mod truth;
 

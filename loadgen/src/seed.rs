@@ -18,6 +18,7 @@ pub(crate) enum Purpose {
     Counter,
     Phase,
     Faults,
+    Register,
 }
 
 /// The finaliser of splitmix64: a bijection of 64 bits that leaves no visible pattern.
