@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -192,28 +192,42 @@ async fn start(config: &SupervisorConfig) -> Result<(Running, SocketAddr), Strin
     let words = tokio::spawn(pass_on(BufReader::new(stderr)));
     let mut line = serde_json::to_string(&config.engine).expect("plain data");
     line.push('\n');
-    let mut ready = String::new();
-    let mut stdout = BufReader::new(stdout);
     let talk = async {
         // A child that ends at once closes the pipe; its exit tells more than the write.
         drop(stdin.write_all(line.as_bytes()).await);
         drop(stdin.flush().await);
-        stdout.read_line(&mut ready).await
+        ready_port(BufReader::new(stdout)).await
     };
-    let said = timeout(Duration::from_secs(u64::from(config.ready_s_max)), talk).await;
-    let port = ready.trim_end().strip_prefix("READY ").and_then(|port| port.parse::<u16>().ok());
+    let port = timeout(Duration::from_secs(u64::from(config.ready_s_max)), talk).await;
     let mut running = Running { child, stdin, words };
-    match (said, port) {
-        (Ok(Ok(_)), Some(port)) => Ok((running, SocketAddr::new(config.engine.listen.ip(), port))),
-        (Ok(Ok(0)), _) => {
+    match port {
+        Ok(Some(port)) => Ok((running, SocketAddr::new(config.engine.listen.ip(), port))),
+        Ok(None) => {
             let ended = running.child.wait().await;
             Err(running.last_words(ended).await)
         }
-        (Ok(Ok(_)), None) => Err(format!("said {ready:?} instead of READY")),
-        (Ok(Err(error)), _) => Err(format!("its stdout: {error}")),
-        (Err(_), _) => Err(format!("not READY within {} s", config.ready_s_max)),
+        Err(_) => Err(format!("not READY within {} s", config.ready_s_max)),
     }
 }
+
+/// The port in the READY line; the library may print before it. `None`: stdout ended.
+async fn ready_port(mut stdout: BufReader<ChildStdout>) -> Option<u16> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = (&mut stdout).take(LINE_BYTES_MAX as u64);
+        if limited.read_until(b'\n', &mut line).await.ok()? == 0 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some(port) = text.trim_end().strip_prefix("READY ") {
+            return port.parse().ok();
+        }
+    }
+}
+
+/// Longest line taken of what the child says.
+const LINE_BYTES_MAX: usize = 500;
 
 impl Running {
     async fn stop(mut self, stop_s_max: u32) {
@@ -243,7 +257,6 @@ impl Running {
 /// Passes the child's stderr to the log and keeps its last lines.
 async fn pass_on(stderr: BufReader<tokio::process::ChildStderr>) -> VecDeque<String> {
     const LINES_KEPT: usize = 5;
-    const LINE_BYTES_MAX: usize = 500;
     let mut kept = VecDeque::new();
     let mut lines = stderr.split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {

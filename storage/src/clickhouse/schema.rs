@@ -1,0 +1,163 @@
+//! The tables and views: templates in `deploy/clickhouse/`, rendered for the server's dialect,
+//! applied in steps that a `schema_version` table counts.
+//!
+//! A step is never edited once released; a change is a further file. Every statement is
+//! `IF NOT EXISTS`, so a step cut short by a crash is simply run again.
+
+use super::version::Dialect;
+use super::{ClickhouseError, Table};
+
+/// A migration: its number and its template.
+struct Step {
+    version: u32,
+    template: &'static str,
+}
+
+const STEPS: &[Step] = &[
+    Step { version: 1, template: include_str!("../../../deploy/clickhouse/0001_tables.sql") },
+    Step { version: 2, template: include_str!("../../../deploy/clickhouse/0002_views.sql") },
+];
+
+/// The schema's version that this program makes and expects.
+pub(super) const VERSION: u32 = 2;
+
+const _: () = assert!(STEPS[STEPS.len() - 1].version == VERSION);
+
+/// Blocks that a table remembers, to drop the same block sent again.
+const DEDUPLICATION_WINDOW: u32 = 10_000;
+
+/// What fills the holes of the templates.
+#[derive(Debug, Clone)]
+pub(super) struct Holes<'a> {
+    pub(super) database: &'a str,
+    /// IANA zone of the days and months in the views.
+    pub(super) zone: &'a str,
+    /// Months that readings and intervals are kept; 0 keeps them for ever.
+    pub(super) retention_months: u32,
+    pub(super) dialect: Dialect,
+}
+
+/// The statements that make the bookkeeping of versions itself.
+pub(super) fn bootstrap(database: &str) -> [String; 2] {
+    let database = quoted(database);
+    [
+        format!("CREATE DATABASE IF NOT EXISTS {database}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {database}.schema_version (version UInt32, applied_at \
+             DateTime) ENGINE = MergeTree ORDER BY version"
+        ),
+    ]
+}
+
+/// The statements from version `from` (exclusive) to [`VERSION`], each step with its number.
+pub(super) fn statements(from: u32, holes: &Holes<'_>) -> Vec<(u32, Vec<String>)> {
+    STEPS
+        .iter()
+        .filter(|step| step.version > from)
+        .map(|step| (step.version, render(step.template, holes)))
+        .collect()
+}
+
+/// Fills the holes and splits into statements.
+fn render(template: &str, holes: &Holes<'_>) -> Vec<String> {
+    let mut text = String::with_capacity(template.len());
+    for line in template.lines().filter(|line| !line.starts_with("--")) {
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (hole, after) = after.split_once('}').expect("a template's hole is closed");
+            text.push_str(before);
+            text.push_str(&fill(hole, holes));
+            rest = after;
+        }
+        text.push_str(rest);
+        text.push('\n');
+    }
+    let statements = text.split("\n;\n").map(str::trim);
+    statements.filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
+}
+
+fn fill(hole: &str, holes: &Holes<'_>) -> String {
+    let modern = holes.dialect == Dialect::Modern;
+    match hole.split_once(':').unwrap_or((hole, "")) {
+        ("db", _) => quoted(holes.database),
+        ("zone", _) => holes.zone.to_owned(),
+        ("codec", codec) if modern => format!("CODEC({codec})"),
+        ("low", kind) if modern => format!("LowCardinality({kind})"),
+        ("low", kind) => kind.to_owned(),
+        ("dedup", _) if modern => {
+            format!(", non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
+        }
+        ("ttl", column) if modern && holes.retention_months > 0 => {
+            format!("TTL {column} + INTERVAL {} MONTH", holes.retention_months)
+        }
+        ("codec" | "ttl" | "dedup", _) => String::new(),
+        (other, _) => unreachable!("the templates have no hole {other}"),
+    }
+}
+
+/// Compares a table's columns with those that the sink writes.
+pub(super) fn compare(table: Table, have: &[(String, String)]) -> Result<(), ClickhouseError> {
+    let differs = |what: String| Err(ClickhouseError::SchemaDiffers { table: table.name(), what });
+    for (name, kind) in table.columns() {
+        let Some((_, found)) = have.iter().find(|(column, _)| column == name) else {
+            return differs(format!("column {name} is missing"));
+        };
+        let plain = found
+            .strip_prefix("LowCardinality(")
+            .and_then(|rest| rest.strip_suffix(')'))
+            .unwrap_or(found);
+        if plain != kind {
+            return differs(format!("column {name} is {found}, not {kind}"));
+        }
+    }
+    Ok(())
+}
+
+/// A name between back-ticks.
+pub(super) fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holes(dialect: Dialect) -> Holes<'static> {
+        Holes { database: "m", zone: "UTC", retention_months: 24, dialect }
+    }
+
+    #[test]
+    fn every_hole_is_filled_and_portable_text_has_nothing_new() {
+        for dialect in [Dialect::Portable, Dialect::Modern] {
+            let steps = statements(0, &holes(dialect));
+            assert_eq!(steps.len(), STEPS.len());
+            for statement in steps.iter().flat_map(|step| &step.1) {
+                assert!(statement.starts_with("CREATE "), "{statement}");
+                assert!(!statement.contains(['{', '}', ';']), "{statement}");
+                for new in ["CODEC", "TTL", "LowCardinality", "deduplication"] {
+                    let used = statement.contains(new);
+                    assert!(!used || dialect == Dialect::Modern, "{new} in {statement}");
+                }
+            }
+        }
+        assert!(statements(VERSION, &holes(Dialect::Modern)).is_empty());
+    }
+
+    #[test]
+    fn a_table_changed_by_hand_is_named() {
+        let mut have: Vec<(String, String)> = Table::Meters
+            .columns()
+            .iter()
+            .map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned()))
+            .collect();
+        have.push(("extra".into(), "UInt8".into()));
+        have[2].1 = "LowCardinality(String)".into();
+        assert!(compare(Table::Meters, &have).is_ok());
+        have[0].1 = "UInt64".into();
+        let error = compare(Table::Meters, &have).unwrap_err().to_string();
+        assert!(error.contains("meter_id is UInt64, not UInt32"), "{error}");
+        have.remove(0);
+        let error = compare(Table::Meters, &have).unwrap_err().to_string();
+        assert!(error.contains("meter_id is missing"), "{error}");
+    }
+}
