@@ -11,6 +11,7 @@ mod virtual_meter;
 pub mod driver;
 pub mod faults;
 pub mod feeder;
+pub mod fleet;
 pub mod report;
 pub mod truth;
 

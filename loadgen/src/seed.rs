@@ -19,6 +19,9 @@ pub(crate) enum Purpose {
     Phase,
     Faults,
     Register,
+    Load,
+    Clock,
+    Delay,
 }
 
 /// The finaliser of splitmix64: a bijection of 64 bits that leaves no visible pattern.

@@ -91,7 +91,7 @@ fn check_stats(stats: &Stats, books: &Books) {
 
 #[test]
 fn datagrams_through_every_fault() {
-    let books = Arc::new(Mutex::new(Books::default()));
+    let books = Arc::new(Mutex::new(Books::new()));
     let meters = meters(1..41, 60);
     meters.iter().for_each(|meter| books.lock().unwrap().register(meter.identity()));
     let node = Node::start(&books, loopback(), loopback());
@@ -115,7 +115,7 @@ fn datagrams_through_every_fault() {
 
 #[test]
 fn gateways_through_loss_and_broken_connections() {
-    let books = Arc::new(Mutex::new(Books::default()));
+    let books = Arc::new(Mutex::new(Books::new()));
     let gateways = gateways(3, 60);
     for gateway in &gateways {
         books.lock().unwrap().register(gateway.identity());
@@ -144,7 +144,7 @@ fn gateways_through_loss_and_broken_connections() {
 
 #[test]
 fn a_node_that_dies_and_returns_gets_everything() {
-    let books = Arc::new(Mutex::new(Books::default()));
+    let books = Arc::new(Mutex::new(Books::new()));
     let (meters, gateways) = (meters(1..21, 60), gateways(2, 60));
     for gateway in &gateways {
         books.lock().unwrap().register(gateway.identity());

@@ -20,8 +20,8 @@ use meter::wire::dlms::{
 const HEAD_END: [u8; 8] = *b"MTDHES01";
 
 /// What the node knows and keeps; it outlives a crash, as a log does.
-#[derive(Default)]
 pub(crate) struct Books {
+    templates: Templates,
     devices: BTreeMap<[u8; 8], Identity>,
     seen: BTreeSet<([u8; 8], u32)>,
     pub(crate) readings: BTreeMap<([u8; 8], u32), Measured>,
@@ -32,6 +32,19 @@ pub(crate) struct Books {
 }
 
 impl Books {
+    pub(crate) fn new() -> Self {
+        Self {
+            templates: Templates::built_in(),
+            devices: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            readings: BTreeMap::new(),
+            duplicates: 0,
+            conflicts: 0,
+            replayed: 0,
+            refused: 0,
+        }
+    }
+
     pub(crate) fn register(&mut self, identity: &Identity) {
         self.devices.insert(identity.title().0, identity.clone());
     }
@@ -58,8 +71,7 @@ impl Books {
         }
         let is_gateway = title[3] == 0xFE;
         let name = if is_gateway { Templates::BATCH } else { Templates::SINGLE };
-        let templates = Templates::built_in();
-        let template = templates.get(templates.find(name).unwrap()).unwrap();
+        let template = self.templates.get(self.templates.find(name).unwrap()).unwrap();
         let mut rows = Vec::new();
         template.run(&push, |row| rows.push(*row)).ok()?;
         for row in rows {
