@@ -122,6 +122,18 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// How many bytes the value at the start of `bytes` has; more may follow it.
+    ///
+    /// # Errors
+    /// Those of [`Self::next`] but [`Fault::Trailing`].
+    pub fn value_size(bytes: &'a [u8]) -> Result<usize, WireError> {
+        let mut walker = Self::new(bytes);
+        while walker.root_left || walker.depth > 0 {
+            walker.next()?;
+        }
+        Ok(walker.at())
+    }
+
     /// The offset of the next token.
     #[must_use]
     pub const fn at(&self) -> usize {

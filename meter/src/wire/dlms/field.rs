@@ -3,7 +3,8 @@
 use crate::Relay;
 
 use super::super::{Fault, WireError};
-use super::{DateTime, Measured, Value};
+use super::run::Found;
+use super::{DateTime, Measured, Obis, Value};
 
 /// A field of [`Measured`]. Indices count from 1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,11 +26,11 @@ pub(super) enum Field {
 }
 
 /// What a position or OBIS code means: a field, if any, and the decimal exponent of its values
-/// where the push does not state one.
+/// where the push does not state one; none counts as 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Column {
     pub(super) field: Option<Field>,
-    pub(super) scaler: i8,
+    pub(super) scaler: Option<i8>,
 }
 
 impl Column {
@@ -38,8 +39,8 @@ impl Column {
         let mut words = text.split_whitespace();
         let name = words.next()?;
         let scaler = match words.next() {
-            None => 0,
-            Some(word) => word.strip_prefix('e')?.parse().ok()?,
+            None => None,
+            Some(word) => Some(word.strip_prefix('e')?.parse().ok()?),
         };
         if words.next().is_some() {
             return None;
@@ -114,8 +115,28 @@ impl Field {
         }
     }
 
+    /// Its standard OBIS code.
+    pub(super) const fn code(self) -> Obis {
+        Obis(match self {
+            Self::Meter => [0, 0, 42, 0, 0, 255],
+            Self::Clock => [0, 0, 1, 0, 0, 255],
+            Self::Register => [1, 0, 1, 8, 0, 255],
+            Self::Export => [1, 0, 2, 8, 0, 255],
+            Self::Rate(index) => [1, 0, 1, 8, index, 255],
+            Self::Power => [1, 0, 1, 7, 0, 255],
+            Self::PowerExport => [1, 0, 2, 7, 0, 255],
+            Self::Reactive => [1, 0, 3, 7, 0, 255],
+            Self::ReactiveExport => [1, 0, 4, 7, 0, 255],
+            Self::Voltage(phase) => [1, 0, phase.saturating_mul(20).saturating_add(12), 7, 0, 255],
+            Self::Current(phase) => [1, 0, phase.saturating_mul(20).saturating_add(11), 7, 0, 255],
+            Self::PowerFactor => [1, 0, 13, 7, 0, 255],
+            Self::Frequency => [1, 0, 14, 7, 0, 255],
+            Self::Relay => [0, 0, 96, 3, 10, 255],
+        })
+    }
+
     /// The DLMS code of its unit; `None` for those without.
-    const fn unit(self) -> Option<u8> {
+    pub(super) const fn unit(self) -> Option<u8> {
         match self {
             Self::Register | Self::Export | Self::Rate(_) => Some(30),
             Self::Power | Self::PowerExport => Some(27),
@@ -153,15 +174,9 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Takes a value for a field; null leaves it absent. `unit`: as the push states it.
-    pub(super) fn set(
-        &mut self,
-        field: Field,
-        value: Value<'_>,
-        scaler: i8,
-        unit: Option<u8>,
-        deviation_minutes: i16,
-    ) -> Result<(), Fault> {
+    /// Takes a value for its field; null leaves it absent.
+    pub(super) fn set(&mut self, found: Found<'_>, deviation_minutes: i16) -> Result<(), Fault> {
+        let Found { field: Some(field), value, scaler, unit, .. } = found else { return Ok(()) };
         let invalid = Fault::Invalid(field.name());
         if value == Value::Null {
             return Ok(());
@@ -183,7 +198,7 @@ impl Row {
             Field::Relay => self.measured.relay = Some(relay(value).ok_or(invalid)?),
             _ => {
                 let raw = integer(value).ok_or(invalid)?;
-                let exponent = scaler.saturating_add(field.exponent());
+                let exponent = scaler.unwrap_or(0).saturating_add(field.exponent());
                 let number = scaled(raw, exponent, field.is_energy()).ok_or(invalid)?;
                 self.set_number(field, number).ok_or(invalid)?;
             }
@@ -317,19 +332,19 @@ mod tests {
         check_scaled(i64::MIN, -1, false, Some(-922_337_203_685_477_581));
     }
 
-    fn check_column(text: &str, want: Option<(Option<Field>, i8)>) {
+    fn check_column(text: &str, want: Option<(Option<Field>, Option<i8>)>) {
         let want = want.map(|(field, scaler)| Column { field, scaler });
         assert_eq!(Column::parse(text), want, "{text:?}");
     }
 
     #[test]
     fn column_cases() {
-        check_column("register", Some((Some(Field::Register), 0)));
-        check_column("register e1", Some((Some(Field::Register), 1)));
-        check_column("voltage.2 e-1", Some((Some(Field::Voltage(2)), -1)));
-        check_column("rates", Some((Some(Field::Rate(1)), 0)));
-        check_column("power.export", Some((Some(Field::PowerExport), 0)));
-        check_column("-", Some((None, 0)));
+        check_column("register", Some((Some(Field::Register), None)));
+        check_column("register e1", Some((Some(Field::Register), Some(1))));
+        check_column("voltage.2 e-1", Some((Some(Field::Voltage(2)), Some(-1))));
+        check_column("rates", Some((Some(Field::Rate(1)), None)));
+        check_column("power.export", Some((Some(Field::PowerExport), None)));
+        check_column("-", Some((None, None)));
         for text in [
             "",
             "voltage.0",

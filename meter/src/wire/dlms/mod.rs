@@ -10,26 +10,39 @@
 //! 4. [`Notification::parse`]: invoke id, time, body;
 //! 5. [`Walker`] (or a push template over it): the values of the body.
 
+mod assembly;
+mod association;
 mod data;
+mod explain;
 mod field;
 mod hdlc;
+mod items;
 mod mbus;
 mod measured;
 mod notification;
 mod obis;
 mod run;
 mod security;
+mod service;
 mod template;
 mod time;
+mod unwrap;
 mod wrapper;
 
+pub use assembly::{Assembly, Block};
+pub use association::{Association, AssociationKind, Initiate};
 pub use data::{
     COMPACT_ARRAY, DEPTH_MAX, ELEMENTS_MAX, Group, Token, Value, Walker, ZERO_SIZE_MAX,
 };
+pub use explain::{Explained, Explainer, Tree};
+pub use hdlc::{Hdlc, strip_llc};
+pub use items::Item;
+pub use mbus::Mbus;
 pub use measured::Measured;
 pub use notification::{InvokeId, Notification};
 pub use obis::Obis;
 pub use security::{Ciphered, Keys, Sealing, SecurityControl, TAG_SIZE, hls_gmac};
+pub use service::{Attribute, Fetched, Invoke, Selection, Service};
 pub use template::{Template, TemplateError, TemplateId, Templates};
 pub use time::DateTime;
 pub use wrapper::Wrapper;

@@ -1,203 +1,182 @@
 //! A push template at work: one pass over the walker, no allocation.
 
 use super::super::{Fault, WireError};
-use super::field::{Column, Field, Row};
-use super::template::{Codes, List, standard};
-use super::{DateTime, Group, Measured, Obis, Token, Value, Walker};
+use super::field::{Column, Field};
+use super::template::{Codes, Form, List, standard};
+use super::{Group, Obis, Token, Value, Walker};
 
-type Each<'e> = &'e mut dyn FnMut(&Measured);
+/// Takes what a run finds: rows for the books, or a listing for people.
+pub(super) trait Sink {
+    /// A value, at this offset of the body.
+    fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError>;
 
-/// What a run knows besides template and body.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    push_time: Option<DateTime>,
-    deviation_minutes: i16,
+    /// The end of a row; whether it counts as one.
+    fn row(&mut self) -> Result<bool, WireError>;
 }
 
-impl Run {
-    pub(super) const fn new(push_time: Option<DateTime>, deviation_minutes: i16) -> Self {
-        Self { push_time, deviation_minutes }
-    }
+/// A value and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    /// Its code, where the push states one.
+    pub(super) code: Option<Obis>,
+    /// What it is for us.
+    pub(super) field: Option<Field>,
+    pub(super) value: Value<'a>,
+    /// As the push states it, else the template.
+    pub(super) scaler: Option<i8>,
+    /// As the push states it.
+    pub(super) unit: Option<u8>,
+}
 
-    /// One structure, by position.
-    pub(super) fn list(
-        self,
-        mut walker: Walker<'_>,
-        lists: &[List],
-        each: Each<'_>,
-    ) -> Result<u32, WireError> {
-        let first = walker.next()?;
-        let rows = self.structure(&mut walker, first, lists, each)?;
-        walker.finish()?;
-        Ok(rows)
+/// Runs a template over a body; how many rows counted.
+pub(super) fn run(form: &Form, body: &[u8], sink: &mut impl Sink) -> Result<u32, WireError> {
+    let walker = Walker::new(body);
+    match form {
+        Form::Obis(codes) => obis(walker, codes, sink),
+        Form::Described(codes) => described(walker, codes, sink),
+        Form::List(lists) => list(walker, lists, sink),
+        Form::Rows(lists) => rows(walker, lists, sink),
     }
+}
 
-    /// An array of structures, by position.
-    pub(super) fn rows(
-        self,
-        mut walker: Walker<'_>,
-        lists: &[List],
-        each: Each<'_>,
-    ) -> Result<u32, WireError> {
-        let Some(Token::Open(Group::Array(_) | Group::CompactArray)) = walker.next()? else {
-            return Err(WireError::new(Fault::Invalid("array of rows"), 0));
-        };
-        let mut rows = 0_u32;
-        loop {
-            match walker.next()? {
-                Some(Token::Close) | None => break,
-                row => {
-                    rows = rows.saturating_add(self.structure(&mut walker, row, lists, each)?);
-                }
+/// One structure, by position.
+fn list(mut walker: Walker<'_>, lists: &[List], sink: &mut impl Sink) -> Result<u32, WireError> {
+    let first = walker.next()?;
+    let counts = structure(&mut walker, first, lists, sink)?;
+    walker.finish()?;
+    Ok(counts.into())
+}
+
+/// An array of structures, by position.
+fn rows(mut walker: Walker<'_>, lists: &[List], sink: &mut impl Sink) -> Result<u32, WireError> {
+    let Some(Token::Open(Group::Array(_) | Group::CompactArray)) = walker.next()? else {
+        return Err(WireError::new(Fault::Invalid("array of rows"), 0));
+    };
+    let mut rows = 0_u32;
+    loop {
+        match walker.next()? {
+            Some(Token::Close) | None => break,
+            row => {
+                let counts = structure(&mut walker, row, lists, sink)?;
+                rows = rows.saturating_add(counts.into());
             }
         }
-        walker.finish()?;
-        Ok(rows)
     }
+    walker.finish()?;
+    Ok(rows)
+}
 
-    fn structure(
-        self,
-        walker: &mut Walker<'_>,
-        opened: Option<Token<'_>>,
-        lists: &[List],
-        each: Each<'_>,
-    ) -> Result<u32, WireError> {
-        let Some(Token::Open(Group::Structure(count))) = opened else {
-            return Err(WireError::new(Fault::Invalid("row of this template"), walker.at()));
-        };
-        let list = choose(lists, count, walker)
-            .ok_or_else(|| WireError::new(Fault::Invalid("row of this template"), walker.at()))?;
-        let mut row = Row::default();
-        for column in &list.columns {
-            self.column(walker, *column, &mut row)?;
+fn structure(
+    walker: &mut Walker<'_>,
+    opened: Option<Token<'_>>,
+    lists: &[List],
+    sink: &mut impl Sink,
+) -> Result<bool, WireError> {
+    let stranger = WireError::new(Fault::Invalid("row of this template"), walker.at());
+    let Some(Token::Open(Group::Structure(count))) = opened else { return Err(stranger) };
+    let list = choose(lists, count, walker).ok_or(stranger)?;
+    for column in &list.columns {
+        position(walker, None, *column, sink)?;
+    }
+    walker.next()?; // Its end: the list is as long as the structure.
+    sink.row()
+}
+
+/// One position: a value, or an array of values of neighbouring fields.
+fn position(
+    walker: &mut Walker<'_>,
+    code: Option<Obis>,
+    column: Column,
+    sink: &mut impl Sink,
+) -> Result<(), WireError> {
+    let Column { field, scaler } = column;
+    let at = walker.at();
+    match walker.next()? {
+        Some(Token::Value(value)) => {
+            sink.value(Found { code, field, value, scaler, unit: None }, at)
         }
-        walker.next()?; // Its end: the list is as long as the structure.
-        self.emit(row, each)
+        Some(Token::Open(_)) if field.and_then(|field| field.element(0)).is_none() => {
+            walker.skip_group()
+        }
+        Some(Token::Open(_)) => elements(walker, column, sink),
+        Some(Token::Close) | None => Ok(()),
     }
+}
 
-    /// One position: a value, or an array of values of neighbouring fields.
-    fn column(
-        self,
-        walker: &mut Walker<'_>,
-        column: Column,
-        row: &mut Row,
-    ) -> Result<(), WireError> {
+fn elements(
+    walker: &mut Walker<'_>,
+    column: Column,
+    sink: &mut impl Sink,
+) -> Result<(), WireError> {
+    let mut index = 0_u8;
+    loop {
         let at = walker.at();
         match walker.next()? {
             Some(Token::Value(value)) => {
-                self.set(row, column.field, value, column.scaler, None, at)
+                let field = column.field.and_then(|field| field.element(index));
+                let scaler = column.scaler;
+                sink.value(Found { code: None, field, value, scaler, unit: None }, at)?;
+                index = index.saturating_add(1);
             }
-            Some(Token::Open(_)) if column.field.and_then(|field| field.element(0)).is_none() => {
-                walker.skip_group()
-            }
-            Some(Token::Open(_)) => self.elements(walker, column, row),
-            Some(Token::Close) | None => Ok(()),
+            Some(Token::Open(_)) => walker.skip_group()?,
+            Some(Token::Close) | None => return Ok(()),
         }
     }
+}
 
-    fn elements(
-        self,
-        walker: &mut Walker<'_>,
-        column: Column,
-        row: &mut Row,
-    ) -> Result<(), WireError> {
-        let mut index = 0_u8;
-        loop {
-            let at = walker.at();
-            match walker.next()? {
-                Some(Token::Value(value)) => {
-                    let field = column.field.and_then(|field| field.element(index));
-                    self.set(row, field, value, column.scaler, None, at)?;
-                    index = index.saturating_add(1);
-                }
-                Some(Token::Open(_)) => walker.skip_group()?,
-                Some(Token::Close) | None => return Ok(()),
+/// Code, value, perhaps {scaler, unit}, in any nesting.
+fn obis(mut walker: Walker<'_>, codes: &Codes, sink: &mut impl Sink) -> Result<u32, WireError> {
+    let mut code = None;
+    loop {
+        let at = walker.at();
+        match (walker.next()?, code.take()) {
+            (None, _) => break,
+            (Some(Token::Value(value)), Some(named)) => {
+                let Column { field, scaler } = column_of(codes, named);
+                let stated = scaler_unit(&mut walker)?;
+                let scaler = stated.map(|(scaler, _)| scaler).or(scaler);
+                let unit = stated.map(|(_, unit)| unit);
+                sink.value(Found { code: Some(named), field, value, scaler, unit }, at)?;
             }
-        }
-    }
-
-    /// Code, value, perhaps {scaler, unit}, in any nesting.
-    pub(super) fn obis(
-        self,
-        mut walker: Walker<'_>,
-        codes: &Codes,
-        each: Each<'_>,
-    ) -> Result<u32, WireError> {
-        let mut row = Row::default();
-        let mut code = None;
-        loop {
-            let at = walker.at();
-            match (walker.next()?, code.take()) {
-                (None, _) => break,
-                (Some(Token::Value(value)), Some(named)) => {
-                    let column = column_of(codes, named);
-                    let stated = scaler_unit(&mut walker)?;
-                    let scaler = stated.map_or(column.scaler, |(scaler, _)| scaler);
-                    let unit = stated.map(|(_, unit)| unit);
-                    self.set(&mut row, column.field, value, scaler, unit, at)?;
-                }
-                (Some(Token::Value(Value::OctetString(bytes))), None) => {
-                    code = bytes.try_into().ok().map(Obis);
-                }
-                (Some(Token::Value(_) | Token::Open(_) | Token::Close), _) => {}
+            (Some(Token::Value(Value::OctetString(bytes))), None) => {
+                code = bytes.try_into().ok().map(Obis);
             }
+            (Some(Token::Value(_) | Token::Open(_) | Token::Close), _) => {}
         }
-        self.emit(row, each)
     }
+    sink.row().map(u32::from)
+}
 
-    /// An array of {class, code, attribute, index}, then the values in that order.
-    pub(super) fn described(
-        self,
-        mut walker: Walker<'_>,
-        codes: &Codes,
-        each: Each<'_>,
-    ) -> Result<u32, WireError> {
-        let malformed = |at| WireError::new(Fault::Invalid("list of captured objects"), at);
-        let Some(Token::Open(Group::Structure(_))) = walker.next()? else {
-            return Err(malformed(0));
-        };
-        let Some(Token::Open(Group::Array(_))) = walker.next()? else {
-            return Err(malformed(walker.at()));
-        };
-        let mut objects = walker;
-        walker.skip_group()?;
-        // The list describes itself too: it is the first element.
-        next_object(&mut objects)?.ok_or_else(|| malformed(objects.at()))?;
-        let mut row = Row::default();
-        while let Some((code, attribute)) = next_object(&mut objects)? {
-            let column = column_of(codes, code);
-            let field = if attribute == 2 { column.field } else { None };
-            self.column(&mut walker, Column { field, scaler: column.scaler }, &mut row)?;
-        }
-        walker.finish()?;
-        self.emit(row, each)
+/// An array of {class, code, attribute, index}, then the values in that order.
+fn described(
+    mut walker: Walker<'_>,
+    codes: &Codes,
+    sink: &mut impl Sink,
+) -> Result<u32, WireError> {
+    let malformed = |at| WireError::new(Fault::Invalid("list of captured objects"), at);
+    let Some(Token::Open(Group::Structure(_))) = walker.next()? else {
+        return Err(malformed(0));
+    };
+    let Some(Token::Open(Group::Array(_))) = walker.next()? else {
+        return Err(malformed(walker.at()));
+    };
+    let mut objects = walker;
+    walker.skip_group()?;
+    // The list describes itself too: it is the first element.
+    next_object(&mut objects)?.ok_or_else(|| malformed(objects.at()))?;
+    while let Some((code, attribute)) = next_object(&mut objects)? {
+        let column = column_of(codes, code);
+        let field = if attribute == 2 { column.field } else { None };
+        position(&mut walker, Some(code), Column { field, ..column }, sink)?;
     }
-
-    fn set(
-        self,
-        row: &mut Row,
-        field: Option<Field>,
-        value: Value<'_>,
-        scaler: i8,
-        unit: Option<u8>,
-        at: usize,
-    ) -> Result<(), WireError> {
-        let Some(field) = field else { return Ok(()) };
-        row.set(field, value, scaler, unit, self.deviation_minutes)
-            .map_err(|fault| WireError::new(fault, at))
-    }
-
-    fn emit(self, row: Row, each: Each<'_>) -> Result<u32, WireError> {
-        let measured = row.finish(self.push_time, self.deviation_minutes)?;
-        measured.iter().for_each(each);
-        Ok(measured.is_some().into())
-    }
+    walker.finish()?;
+    sink.row().map(u32::from)
 }
 
 /// The field of a code: what the template says, else the standard one in its plain unit.
 fn column_of(codes: &Codes, code: Obis) -> Column {
     let code = code.channel_free();
-    codes.get(&code).copied().unwrap_or_else(|| Column { field: standard(code), scaler: 0 })
+    codes.get(&code).copied().unwrap_or_else(|| Column { field: standard(code), scaler: None })
 }
 
 /// The structure {scaler, unit} when it is what comes next; else the walker stays.
@@ -236,7 +215,8 @@ fn choose<'l>(lists: &'l [List], count: u32, walker: &Walker<'_>) -> Option<&'l 
     lists.iter().find(|list| {
         u32::try_from(list.columns.len()) == Ok(count)
             && list.marker.as_ref().is_none_or(|marker| {
-                text_at(*walker, marker.index).is_some_and(|text| text == marker.text.as_bytes())
+                text_at(*walker, marker.index)
+                    .is_some_and(|text| text.starts_with(marker.text.as_bytes()))
             })
     })
 }

@@ -6,8 +6,8 @@
 //!   structures of their own, in any order (Aidon, Kamstrup, Kaifa, Sagemcom);
 //! - `described`: the first element lists the captured objects, the values follow in that order
 //!   (Landis+Gyr);
-//! - `list`: a structure whose positions mean something; the list is chosen by its length, and by a
-//!   text in it where two have the same length (Iskraemeco, Kaifa, our own meters);
+//! - `list`: a structure whose positions mean something; the list is chosen by its length, and by how
+//!   a text in it begins where two have the same length (Iskraemeco, Kaifa, our own meters);
 //! - `rows`: an array of such structures (our own gateways).
 //!
 //! **Scaling** is exact in integers. Where a value is finer than our unit, energy registers are cut
@@ -20,8 +20,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::super::WireError;
-use super::field::{Column, Field};
-use super::{Measured, Notification, Obis, Walker};
+use super::field::{Column, Field, Row};
+use super::run::{Found, Sink, run};
+use super::{DateTime, Measured, Notification, Obis, Token, Value, Walker};
 
 /// Why a template is not one.
 #[derive(Debug, Error)]
@@ -72,6 +73,8 @@ pub struct Template {
     name: String,
     /// For date-times that state no deviation: minutes to add to local time to get UTC.
     deviation_minutes: i16,
+    /// How the first text of its pushes begins, to tell a model by its push.
+    begins: Option<String>,
     form: Form,
 }
 
@@ -93,7 +96,7 @@ pub(super) struct List {
     pub(super) marker: Option<Marker>,
 }
 
-/// A text that one list has at a position, and others of its length do not.
+/// What the text at a position of one list begins with, and those of others of its length do not.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Marker {
     pub(super) index: usize,
@@ -108,7 +111,8 @@ impl Template {
     pub fn parse(toml: &str) -> Result<Self, TemplateError> {
         let file: File = toml::from_str(toml)?;
         let form = file.form()?;
-        Ok(Self { name: file.name, deviation_minutes: file.deviation_minutes, form })
+        let File { name, deviation_minutes, begins, .. } = file;
+        Ok(Self { name, deviation_minutes, begins, form })
     }
 
     /// Its name, as meters' records use it.
@@ -129,16 +133,50 @@ impl Template {
     pub fn run(
         &self,
         push: &Notification<'_>,
-        mut each: impl FnMut(&Measured),
+        each: impl FnMut(&Measured),
     ) -> Result<u32, WireError> {
-        let run = super::run::Run::new(push.date_time, self.deviation_minutes);
-        let walker = Walker::new(push.body);
-        match &self.form {
-            Form::Obis(codes) => run.obis(walker, codes, &mut each),
-            Form::Described(codes) => run.described(walker, codes, &mut each),
-            Form::List(lists) => run.list(walker, lists, &mut each),
-            Form::Rows(lists) => run.rows(walker, lists, &mut each),
+        let (push_time, deviation_minutes) = (push.date_time, self.deviation_minutes);
+        let mut rows = Rows { row: Row::default(), push_time, deviation_minutes, each };
+        run(&self.form, push.body, &mut rows)
+    }
+
+    /// Whether the first text of a body begins as this model's do.
+    pub(super) fn begins(&self, body: &[u8]) -> bool {
+        let Some(begins) = &self.begins else { return true };
+        let mut walker = Walker::new(body);
+        while let Ok(Some(token)) = walker.next() {
+            if let Token::Value(Value::VisibleString(text) | Value::OctetString(text)) = token
+                && !matches!(text.len(), 6 | 12)
+            {
+                return text.starts_with(begins.as_bytes());
+            }
         }
+        false
+    }
+
+    /// Its program, for other sinks than rows.
+    pub(super) const fn form(&self) -> &Form {
+        &self.form
+    }
+}
+
+/// Turns what a run finds into rows.
+struct Rows<F> {
+    row: Row,
+    push_time: Option<DateTime>,
+    deviation_minutes: i16,
+    each: F,
+}
+
+impl<F: FnMut(&Measured)> Sink for Rows<F> {
+    fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError> {
+        self.row.set(found, self.deviation_minutes).map_err(|fault| WireError::new(fault, at))
+    }
+
+    fn row(&mut self) -> Result<bool, WireError> {
+        let row = std::mem::take(&mut self.row).finish(self.push_time, self.deviation_minutes)?;
+        row.iter().for_each(&mut self.each);
+        Ok(row.is_some())
     }
 }
 
@@ -151,6 +189,8 @@ impl Templates {
     pub const SINGLE: &str = "meterd-single";
     /// The template of our own virtual gateways.
     pub const BATCH: &str = "meterd-batch";
+    /// The template of whatever names its values itself.
+    pub const OBIS: &str = "obis";
 
     /// Those that come with Meterd.
     #[must_use]
@@ -190,9 +230,9 @@ impl Templates {
         self.0.get(usize::from(id.0))
     }
 
-    /// Their names, in the order of their ids.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(Template::name)
+    /// All of them, in the order of their ids.
+    pub fn all(&self) -> impl Iterator<Item = &Template> {
+        self.0.iter()
     }
 }
 
@@ -203,6 +243,7 @@ struct File {
     form: FormName,
     #[serde(default)]
     deviation_minutes: i16,
+    begins: Option<String>,
     #[serde(default)]
     obis: BTreeMap<String, String>,
     #[serde(default)]
@@ -302,7 +343,14 @@ pub(super) const fn standard(code: Obis) -> Option<Field> {
     })
 }
 
-const BUILT_IN: [&str; 2] = [
+/// In the order in which a push without a known model is tried.
+const BUILT_IN: [&str; 8] = [
     include_str!("../../../../deploy/templates/meterd-single.toml"),
     include_str!("../../../../deploy/templates/meterd-batch.toml"),
+    include_str!("../../../../deploy/templates/kamstrup.toml"),
+    include_str!("../../../../deploy/templates/kaifa.toml"),
+    include_str!("../../../../deploy/templates/kaifa-sweden.toml"),
+    include_str!("../../../../deploy/templates/iskraemeco.toml"),
+    include_str!("../../../../deploy/templates/landis-gyr.toml"),
+    include_str!("../../../../deploy/templates/obis.toml"),
 ];
