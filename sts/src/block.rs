@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn checksums_of_the_standard() {
         let crc = |class, subclass, content| Frame { class, subclass, content }.crc();
-        assert_eq!(crc(0, 0, 0x4A2_D90_0FF2), 0x0FFA);
+        assert_eq!(crc(0, 0, 0x4A_2D90_0FF2), 0x0FFA);
         assert_eq!(crc(0, 0, 0xB19_EB23_0100), 0xC207);
         // CTSA01: the block of the worked chain.
         let frame = Frame { class: 0, subclass: 0, content: 0x559_9863_0001 };

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::block::{Frame, insert_class, remove_class};
-use crate::identity::EncryptionAlgorithm;
+use crate::code::EncryptionAlgorithm;
 use crate::key::DecoderKey;
 use crate::misty1::Misty1;
 use crate::number::TokenNumber;

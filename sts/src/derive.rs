@@ -16,9 +16,8 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::identity::{
-    EncryptionAlgorithm, KeyRevisionNumber, KeyType, MeterPan, SupplyGroupCode, TariffIndex,
-};
+use crate::code::{EncryptionAlgorithm, KeyType};
+use crate::identity::{KeyRevisionNumber, MeterPan, SupplyGroupCode, TariffIndex};
 use crate::key::{DecoderKey, VendingKey, hmac_of};
 use crate::tid::BaseDate;
 

@@ -1,11 +1,11 @@
-//! Who a meter is and which key it holds: DRN, PAN, and the codes beside them.
+//! Who a meter is, and the numbers that say which key it holds.
 //!
 //! | element | written as |
 //! | --- | --- |
 //! | IIN | 6 digits `600727` (11-digit DRN) or 4 digits `0000` (13-digit DRN) |
 //! | DRN | manufacturer code (2 or 4), serial (8), Luhn check digit |
 //! | PAN | IIN, DRN, Luhn check digit: 18 digits |
-//! | SGC, TI, KRN, KEN, KT | 6 digits; 2 digits; 1..=9; 0..=255; 0..=3 |
+//! | SGC, TI, KRN, KEN | 6 digits; 2 digits; 1..=9; 0..=255 |
 
 use std::fmt;
 use std::str::FromStr;
@@ -348,158 +348,6 @@ impl KeyExpiryNumber {
     pub const NEVER: Self = Self(u8::MAX);
 }
 
-/// What a decoder key is for.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum KeyType {
-    /// 0, DITK: put in by the manufacturer; not derived from a vending key.
-    Initialisation,
-    /// 1, DDTK: default; takes management tokens but no credit.
-    Default,
-    /// 2, DUTK: unique to a meter.
-    Unique,
-    /// 3, DCTK: common to a supply group (magnetic cards).
-    Common,
-}
-
-impl KeyType {
-    /// The type with this code.
-    ///
-    /// # Errors
-    /// [`IdentityError::Unsupported`] above 3.
-    pub const fn from_code(code: u8) -> Result<Self, IdentityError> {
-        match code {
-            0 => Ok(Self::Initialisation),
-            1 => Ok(Self::Default),
-            2 => Ok(Self::Unique),
-            3 => Ok(Self::Common),
-            _ => {
-                let why = "the codes are 0 to 3";
-                Err(IdentityError::Unsupported { what: "key type", got: code, why })
-            }
-        }
-    }
-
-    /// Its code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Initialisation => 0,
-            Self::Default => 1,
-            Self::Unique => 2,
-            Self::Common => 3,
-        }
-    }
-}
-
-/// How a token's data block is encrypted.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum EncryptionAlgorithm {
-    /// 07, STA: 64-bit key.
-    Ea07,
-    /// 11, MISTY1: 128-bit key.
-    Ea11,
-}
-
-impl EncryptionAlgorithm {
-    /// The algorithm with this code.
-    ///
-    /// # Errors
-    /// [`IdentityError::Unsupported`] for 09 and for codes the standard does not have.
-    pub const fn from_code(code: u8) -> Result<Self, IdentityError> {
-        let why = match code {
-            7 => return Ok(Self::Ea07),
-            11 => return Ok(Self::Ea11),
-            9 => "DEA was withdrawn in edition 3",
-            _ => "the codes are 07 (STA) and 11 (MISTY1)",
-        };
-        Err(IdentityError::Unsupported { what: "encryption algorithm", got: code, why })
-    }
-
-    /// Its code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Ea07 => 7,
-            Self::Ea11 => 11,
-        }
-    }
-}
-
-/// How a decoder key is derived from a vending key.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum KeyDerivation {
-    /// 02: single DES.
-    Dkga02,
-    /// 04: HMAC-SHA-256.
-    Dkga04,
-}
-
-impl KeyDerivation {
-    /// The algorithm with this code.
-    ///
-    /// # Errors
-    /// [`IdentityError::Unsupported`] for 01 and 03 and for codes the standard does not have.
-    pub const fn from_code(code: u8) -> Result<Self, IdentityError> {
-        let why = match code {
-            2 => return Ok(Self::Dkga02),
-            4 => return Ok(Self::Dkga04),
-            1 => "one unconfirmed description and no test vector exist in public",
-            3 => "withdrawn in edition 3, and no test vector exists in public",
-            _ => "the codes are 02 (DES) and 04 (HMAC-SHA-256)",
-        };
-        Err(IdentityError::Unsupported { what: "key derivation algorithm", got: code, why })
-    }
-
-    /// Its code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Dkga02 => 2,
-            Self::Dkga04 => 4,
-        }
-    }
-}
-
-/// Token carrier type: how a token reaches its meter.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum TokenCarrier {
-    /// 01: a magnetic card.
-    MagneticCard,
-    /// 02: 20 digits on a keypad.
-    Numeric,
-    /// 07: sent to the meter over a network.
-    Virtual,
-}
-
-impl TokenCarrier {
-    /// The carrier with this code.
-    ///
-    /// # Errors
-    /// [`IdentityError::Unsupported`] for the others; the code of the DLMS carrier of edition 3
-    /// is not public.
-    pub const fn from_code(code: u8) -> Result<Self, IdentityError> {
-        match code {
-            1 => Ok(Self::MagneticCard),
-            2 => Ok(Self::Numeric),
-            7 => Ok(Self::Virtual),
-            _ => {
-                let why = "the known codes are 01, 02 and 07";
-                Err(IdentityError::Unsupported { what: "token carrier type", got: code, why })
-            }
-        }
-    }
-
-    /// Its code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::MagneticCard => 1,
-            Self::Numeric => 2,
-            Self::Virtual => 7,
-        }
-    }
-}
-
 const DRN_SHORT: usize = 11;
 const DRN_LONG: usize = 13;
 const PAN_DIGITS: usize = 18;
@@ -584,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_and_withdrawn_codes() {
+    fn bounds() {
         assert!("1000000".parse::<SupplyGroupCode>().is_err());
         assert_eq!("012345".parse::<SupplyGroupCode>().unwrap().to_string(), "012345");
         assert!("100".parse::<TariffIndex>().is_err());
@@ -592,15 +440,6 @@ mod tests {
         assert!("".parse::<TariffIndex>().is_err());
         assert!("0".parse::<KeyRevisionNumber>().is_err());
         assert!("10".parse::<KeyRevisionNumber>().is_err());
-        assert!(KeyType::from_code(4).is_err());
-        for (code, name) in [(1, "01"), (3, "03")] {
-            let error = KeyDerivation::from_code(code).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("not supported"), "{error}");
-        }
-        let error = EncryptionAlgorithm::from_code(9).unwrap_err().to_string();
-        assert!(error.contains("09") && error.contains("withdrawn"), "{error}");
-        assert_eq!(TokenCarrier::from_code(2).map(TokenCarrier::code), Ok(2));
-        assert!(TokenCarrier::from_code(3).is_err());
     }
 
     proptest::proptest! {

@@ -19,6 +19,7 @@
     )
 )]
 
+mod code;
 mod identity;
 mod tid;
 
@@ -37,27 +38,49 @@ mod codec;
 mod key_change;
 mod token;
 
+mod audit;
+mod sealed;
+mod soft_module;
+mod vault;
+
 pub mod meter;
 mod tid_store;
 
+mod scheme;
+
+mod civil;
 pub mod conformance;
+mod express;
+
+pub mod explain;
+
+mod fuzz;
 
 pub use amount::{AmountError, CurrencyAmount, TransferAmount};
+pub use audit::{AuditError, Deed};
+pub use code::{EncryptionAlgorithm, KeyDerivation, KeyType, TokenCarrier};
 pub use codec::{Refusal, TokenCipher, decode, decode_plain, encode, encode_plain};
 pub use derive::{DeriveError, Deriver, MeterConfig, VendingKeyId};
+pub use fuzz::fuzz_decode;
 pub use identity::{
-    Drn, EncryptionAlgorithm, IdentityError, Iin, KeyDerivation, KeyExpiryNumber,
-    KeyRevisionNumber, KeyType, Manufacturer, ManufacturerWidth, MeterPan, SupplyGroupCode,
-    TariffIndex, TokenCarrier,
+    Drn, IdentityError, Iin, KeyExpiryNumber, KeyRevisionNumber, Manufacturer, ManufacturerWidth,
+    MeterPan, SupplyGroupCode, TariffIndex,
 };
 pub use key::{DecoderKey, KeyCheckValue, KeyError, VendingKey};
 pub use key_change::{
     KeyChange, KeyChangeError, KeyChangeLength, KeyChangeSection, KeyPart, Rollover,
 };
 pub use number::{NumberError, TokenNumber};
+pub use scheme::{Sale, SchemeError, SchemeRegistry, TokenScheme};
+pub use sealed::{MasterKey, SealError};
+pub use soft_module::{ImportError, SoftModule};
 pub use sta::{Sta, StaTables, StaTablesError};
 pub use tid::{BaseDate, Tid, TidError};
 pub use token::{
     ContentError, CreditRegister, ExtendedRead, ExtendedSetting, FLAG_NAMES, Management, MeterTest,
     Rnd, Service, TEST_NAMES, Token,
+};
+pub use vault::{
+    GroupNotice, IssueRequest, KeyAttributes, KeyChangeRequest, Order, SecurityModule, TokenLimit,
+    VaultError,
 };

@@ -10,11 +10,10 @@
 use std::collections::BTreeMap;
 
 use crate::block::remove_class;
+use crate::code::KeyType;
 use crate::codec::{Refusal, TokenCipher, decode};
 use crate::derive::MeterConfig;
-use crate::identity::{
-    KeyExpiryNumber, KeyRevisionNumber, KeyType, MeterPan, SupplyGroupCode, TariffIndex,
-};
+use crate::identity::{KeyExpiryNumber, KeyRevisionNumber, MeterPan, SupplyGroupCode, TariffIndex};
 use crate::key::DecoderKey;
 use crate::key_change::{KeyChange, KeyChangeSection, KeyChangeSections, Rollover};
 use crate::number::TokenNumber;
@@ -379,8 +378,10 @@ impl VirtualMeter {
 
     /// Keeps a section of a key change, and changes the key when its set is complete.
     fn collect(&mut self, section: KeyChangeSection, now_s: u64) -> Result<ResultCode, ResultCode> {
-        if let KeyChangeSection::First { kt, .. } = section {
-            check_key_type(self.settings.kt, kt)?;
+        if let KeyChangeSection::First { kt, .. } = section
+            && !self.settings.kt.may_become(kt)
+        {
+            return Err(ResultCode::KeyType);
         }
         let kept = match section {
             KeyChangeSection::First { .. } => ResultCode::FirstKct,
@@ -432,16 +433,6 @@ impl VirtualMeter {
             self.closed_until_s = now_s.saturating_add(closed_s);
         }
         result
-    }
-}
-
-/// A meter never goes back to an initialisation key, nor from a working key to a default one.
-fn check_key_type(now: KeyType, new: KeyType) -> Result<(), ResultCode> {
-    let is_working = matches!(now, KeyType::Unique | KeyType::Common);
-    match new {
-        KeyType::Initialisation => Err(ResultCode::KeyType),
-        KeyType::Default if is_working => Err(ResultCode::KeyType),
-        KeyType::Default | KeyType::Unique | KeyType::Common => Ok(()),
     }
 }
 

@@ -1,12 +1,14 @@
 //! The virtual token meter, from outside: its answers one by one, and what holds for any entries.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use proptest::prelude::*;
 use sts::meter::{Config, LockoutRule, ResultCode, VirtualMeter};
 use sts::{
     CreditRegister, CurrencyAmount, DecoderKey, EncryptionAlgorithm, ExtendedSetting, KeyChange,
     KeyExpiryNumber, KeyRevisionNumber, KeyType, Management, ManufacturerWidth, MeterConfig,
-    MeterTest, Refusal, Rnd, Rollover, Service, Sta, SupplyGroupCode, TariffIndex, Tid, Token,
-    TokenCipher, TokenNumber, TransferAmount, VendingKeyId, decode, encode, encode_plain,
+    MeterTest, Rnd, Rollover, Service, Sta, SupplyGroupCode, TariffIndex, Tid, Token, TokenCipher,
+    TokenNumber, TransferAmount, VendingKeyId, encode, encode_plain,
 };
 
 const KEY_64: &str = "87f3ecbb2e46b48f";
@@ -308,22 +310,22 @@ fn random(state: &mut u64) -> u64 {
 /// of 65,536 fits any content is a test beside the data block.)
 #[test]
 fn random_numbers_pass_no_more_often_than_the_checksum_lets_them() {
+    let (mut state, mut passed, mut accepted) = (7, 0, 0);
     for hex in [KEY_64, KEY_128] {
-        let (mut meter, cipher) = (meter(hex), cipher(hex));
-        let (mut state, mut passed, mut accepted) = (7, 0, 0);
-        for _entry in 0..1 << 19 {
+        let mut meter = meter(hex);
+        for _entry in 0..1 << 18 {
             let wide = u128::from(random(&mut state)) << 64 | u128::from(random(&mut state));
             let number = TokenNumber::new(wide >> 62).unwrap();
-            if !matches!(decode(number, &cipher), Err(Refusal::Crc | Refusal::Class)) {
-                passed += 1;
-            }
-            accepted += u32::from(meter.enter(number, 0).is_accepted());
+            let is_reserved_class = number.bits() >> 27 & 0b11 == 3;
+            let result = meter.enter(number, 0);
+            passed += u32::from(result != ResultCode::Crc && !is_reserved_class);
+            accepted += u32::from(result.is_accepted());
         }
-        println!("of 2^19: {passed} with a fitting checksum, {accepted} accepted");
-        assert!((1..=18).contains(&passed), "{passed} of 2^19, expected about 6");
-        assert!(accepted <= passed);
         assert!(meter.has_key(&key(hex)));
     }
+    println!("of 2^19: {passed} with a fitting checksum, {accepted} accepted");
+    assert!((1..=18).contains(&passed), "{passed} of 2^19, expected about 6");
+    assert!(accepted <= passed);
 }
 
 proptest! {
