@@ -306,13 +306,15 @@ fn read_statement<'a>(call: &mut Call, body: impl Read + 'a) -> Result<Request<'
     }
     let mut complete = false;
     loop {
-        if let Some(statement) = sql::statement(&text, complete)? {
-            return Ok(Request { text, statement, rest: body });
+        let whole = text.len() <= STATEMENT_BYTES_MAX;
+        match sql::statement(&text, complete)? {
+            Some(statement) if whole || statement != Statement::Text => {
+                return Ok(Request { text, statement, rest: body });
+            }
+            None if whole => {}
+            Some(_) | None => return Err(too_large()),
         }
-        if text.len() > STATEMENT_BYTES_MAX {
-            return Err(too_large());
-        }
-        let step = if text.is_empty() { 8 << 10 } else { text.len() };
+        let step = text.len().clamp(8 << 10, STATEMENT_BYTES_MAX + 1);
         let read = body.by_ref().take(step as u64).read_to_end(&mut text)?;
         complete = read < step;
     }

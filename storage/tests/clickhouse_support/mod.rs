@@ -1,0 +1,291 @@
+//! Engines and servers for the tests: the embedded engine (always), Debian's 18.16 (where it is
+//! installed), the server that `METERD_TEST_CLICKHOUSE` names (where set).
+
+#![allow(dead_code, reason = "each test binary uses its part of it")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use storage::clickhouse::ClickhouseConfig;
+use storage::engine::{
+    Credential, EngineConfig, EngineLimits, EngineState, Supervisor, SupervisorConfig,
+    locate_library,
+};
+
+pub(crate) const WRITER: (&str, &str) = ("meterd", "writer-password");
+pub(crate) const READER: (&str, &str) = ("analyst", "reader-password");
+
+/// The library, or a failure that says how to get it.
+pub(crate) fn library() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.meterd/lib");
+    locate_library(None, &folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// `examples/engine.rs`, which stands for `meterd engine`.
+pub(crate) fn program() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let path = deps.parent().unwrap().parent().unwrap().join("examples/engine");
+    assert!(path.is_file(), "{} is absent; run `cargo test -p storage`", path.display());
+    path
+}
+
+pub(crate) fn engine_config(folder: &Path) -> EngineConfig {
+    let credential = |(user, password): (&str, &str)| Credential {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    };
+    EngineConfig {
+        library: library(),
+        folder: folder.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        writer: credential(WRITER),
+        reader: credential(READER),
+        limits: EngineLimits { reader_duration_s_max: 20, ..EngineLimits::SMALL },
+    }
+}
+
+pub(crate) fn supervisor_config(folder: &Path) -> SupervisorConfig {
+    SupervisorConfig {
+        program: program(),
+        arguments: Vec::new(),
+        engine: engine_config(folder),
+        restart_delay_ms_min: 20,
+        restart_delay_ms_max: 1000,
+        ready_s_max: 60,
+    }
+}
+
+/// The embedded engine under its supervisor, in a folder of its own.
+pub(crate) struct Embedded {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Embedded {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::start(supervisor_config(&folder.path().join("data")));
+        let address = supervisor.ready().await.unwrap();
+        Self { supervisor, address, folder }
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match *self.supervisor.state().borrow() {
+            EngineState::Ready { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+}
+
+/// A ClickHouse that the storage suite runs against.
+pub(crate) enum Server {
+    Embedded(Embedded),
+    Old(OldServer),
+    Given(String),
+}
+
+impl Server {
+    /// All that are to be had.
+    pub(crate) async fn all() -> Vec<Self> {
+        let mut servers = vec![Self::Embedded(Embedded::start().await)];
+        servers.extend(OldServer::start().map(Self::Old));
+        servers.extend(std::env::var("METERD_TEST_CLICKHOUSE").ok().map(Self::Given));
+        servers
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Old(_) => "18.16",
+            Self::Given(_) => "given",
+        }
+    }
+
+    /// `database` must differ from test to test: a given server keeps it.
+    pub(crate) fn config(&self, database: &str) -> ClickhouseConfig {
+        let (url, (user, password)) = match self {
+            Self::Embedded(engine) => (format!("http://{}", engine.address), WRITER),
+            Self::Old(server) => (format!("http://127.0.0.1:{}", server.port), ("default", "")),
+            Self::Given(url) => (url.clone(), ("default", "")),
+        };
+        ClickhouseConfig {
+            url,
+            user: user.to_owned(),
+            password: password.to_owned(),
+            database: database.to_owned(),
+            zone: "Asia/Shanghai".to_owned(),
+            retention_months: 0,
+            retry_delay_ms_min: 20,
+            retry_delay_ms_max: 500,
+            request_s_max: 60,
+        }
+    }
+
+    /// Kills it the hard way, if it is ours and runs; it comes back by itself or here.
+    pub(crate) fn kill(&mut self) {
+        match self {
+            Self::Embedded(engine) => {
+                if let Some(pid) = engine.pid() {
+                    kill(pid);
+                }
+            }
+            Self::Old(server) => server.restart(),
+            Self::Given(_) => {}
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        if let Self::Embedded(engine) = self {
+            engine.supervisor.stop().await;
+        }
+    }
+}
+
+pub(crate) fn kill(pid: u32) {
+    // It may be gone already; the test goes on either way.
+    drop(Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status());
+}
+
+/// Debian's clickhouse-server 18.16 on a private port and folder.
+pub(crate) struct OldServer {
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl OldServer {
+    /// `None`, with a line that says so, where it is not installed.
+    pub(crate) fn start() -> Option<Self> {
+        let program = ["/usr/sbin/clickhouse-server", "/usr/bin/clickhouse-server"];
+        let Some(program) = program.into_iter().find(|path| Path::new(path).is_file()) else {
+            let how = "apt-get install clickhouse-server clickhouse-common";
+            assert!(
+                std::env::var_os("METERD_TEST_CLICKHOUSE_OLD").is_none(),
+                "no clickhouse-server 18.16: {how}"
+            );
+            println!("NOT RUN against a server of version 18.16: it is not installed ({how})");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = folder.path().display();
+        let config = format!(
+            "<yandex><logger><level>warning</level><log>{at}/log</log><errorlog>{at}/err</errorlog>\
+             </logger><http_port>{port}</http_port><listen_host>127.0.0.1</listen_host>\
+             <path>{at}/data/</path><tmp_path>{at}/tmp/</tmp_path>\
+             <users_config>{at}/users.xml</users_config><default_profile>default</default_profile>\
+             <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>\
+             <timezone>UTC</timezone></yandex>"
+        );
+        let users = "<yandex><profiles><default/></profiles><users><default><password></password>\
+             <networks><ip>127.0.0.1</ip></networks><profile>default</profile>\
+             <quota>default</quota></default></users><quotas><default/></quotas></yandex>";
+        std::fs::write(folder.path().join("config.xml"), config).unwrap();
+        std::fs::write(folder.path().join("users.xml"), users).unwrap();
+        let child = Self::spawn(program, folder.path());
+        let server = Self { port, folder, child };
+        server.wait();
+        Some(server)
+    }
+
+    fn spawn(program: &str, folder: &Path) -> Child {
+        Command::new(program)
+            .arg(format!("--config-file={}/config.xml", folder.display()))
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Asks until it answers; each try takes as long as the connection does.
+    fn wait(&self) {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        for _ in 0..600 {
+            if let Ok(stream) = TcpStream::connect(address)
+                && exchange(stream, b"GET /ping HTTP/1.0\r\n\r\n").contains("Ok.")
+            {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("clickhouse-server on port {} does not answer", self.port);
+    }
+
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn("/usr/sbin/clickhouse-server", self.folder.path());
+    }
+}
+
+impl Drop for OldServer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Sends bytes and reads until the other side closes.
+pub(crate) fn exchange(mut stream: TcpStream, request: &[u8]) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // The other side may answer and close before it has read everything.
+    drop(stream.write_all(request));
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// ClickHouse's code, 0 when the answer is good.
+    pub(crate) fn code(&self) -> u32 {
+        let name = "x-clickhouse-exception-code: ";
+        let line = self.head.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |code| code.parse().unwrap())
+    }
+}
+
+/// One request on a connection of its own. `parameters` go to the URL.
+pub(crate) fn request(
+    address: SocketAddr,
+    (user, password): (&str, &str),
+    method: &str,
+    parameters: &[(&str, &str)],
+    headers: &str,
+    body: &[u8],
+) -> Answer {
+    let query: String =
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+    let mut bytes = format!(
+        "{method} /?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-ClickHouse-User: {user}\r\n\
+         X-ClickHouse-Key: {password}\r\nContent-Length: {}\r\n{headers}\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    parse(&exchange(TcpStream::connect(address).unwrap(), &bytes))
+}
+
+pub(crate) fn parse(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// A statement as the given user; the body is the statement.
+pub(crate) fn sql(address: SocketAddr, user: (&str, &str), statement: &str) -> Answer {
+    request(address, user, "POST", &[], "", statement.as_bytes())
+}
