@@ -228,3 +228,27 @@ fn a_missing_segment_and_a_newer_version_are_refused() {
     });
     assert!(matches!(open(&disk), Err(Error::FutureVersion { version: 2, version_max: 1, .. })));
 }
+
+/// A spare that holds, where they would fit exactly, batches of a history that was given up, as
+/// after a restore from a backup: only the seed of the segment tells them apart.
+#[test]
+fn what_an_earlier_life_of_a_file_holds_is_never_read() {
+    let given_up = build(&[1; 24]);
+    let all = batches(&given_up);
+    let second = all.iter().find(|batch| batch.file != all[0].file).unwrap();
+    let rest = all.iter().filter(|batch| batch.file == all[0].file).count();
+
+    let disk = build(&vec![1; rest]);
+    let spares = disk.list().unwrap().into_iter().filter(|name| name.starts_with("spare-"));
+    for spare in spares {
+        disk.damage(&spare, |bytes| *bytes = given_up.bytes(&second.file));
+    }
+    let mut log = open(&disk).unwrap();
+    let urgency = Urgency::Routine;
+    log.append(NewBatch { count: 40, payload: &[9; 40], kind: 0, slot_group: 0, urgency }).unwrap();
+    let next = log.commit().unwrap();
+    drop(log);
+    assert_eq!(batches(&disk).last().unwrap().file, second.file);
+    assert_eq!(open(&disk).unwrap().next(), next);
+    assert_eq!(verify(&disk).unwrap().next, Some(next));
+}
