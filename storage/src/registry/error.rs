@@ -1,0 +1,273 @@
+//! What can go wrong in the registry: it does not open, it does not answer, or it refuses.
+
+use std::path::PathBuf;
+
+use meter::{
+    AccountId, GatewayId, LocalDate, MeterId, PlanId, QuantityError, TariffError, ZoneError,
+};
+use thiserror::Error;
+
+/// Why the registry failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The request breaks a rule; nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The linked SQLite has a bug that loses committed data.
+    #[error(
+        "SQLite {found} is linked, at least {least} is needed; rebuild with a newer libsqlite3-sys"
+    )]
+    SqliteVersion {
+        /// Version linked.
+        found: String,
+        /// Oldest version that is safe.
+        least: &'static str,
+    },
+    /// The database file cannot be opened.
+    #[error("registry {path} cannot be opened; check that the folder exists and may be written")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The file is not a registry, or a later version wrote it.
+    #[error(
+        "registry {path} does not fit this version; restore a backup or start the version that wrote it"
+    )]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What the migration said.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// The master key is absent, wrong, or open to others.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    /// A row holds what no row may hold.
+    #[error("registry row is damaged: {0}; restore a backup")]
+    Damaged(String),
+    /// The database did not answer as it should.
+    #[error("registry does not answer")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Why the master key cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MasterKeyError {
+    /// The file cannot be read or written.
+    #[error("master key file {path} cannot be read or created")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The registry holds sealed keys, but the file is gone.
+    #[error(
+        "master key file {path} is missing, but the registry holds keys sealed under it; restore the file"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others may read the file.
+    #[error("master key file {path} may be read by others; run: chmod 600 {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file does not hold a key.
+    #[error("master key file {path} does not hold 64 hexadecimal digits")]
+    Text {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The registry was sealed under another key.
+    #[error("master key does not fit this registry; use the key file that was made with it")]
+    Wrong,
+}
+
+/// A rule that a request breaks. Nothing was changed.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A field holds what it may not hold.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+    /// Nothing of this kind has this id or code.
+    #[error("there is no {kind} {key}")]
+    NotFound {
+        /// What was looked for.
+        kind: &'static str,
+        /// By which id or code.
+        key: String,
+    },
+    /// A unique value is in use.
+    #[error("{kind} with {field} {value} exists already")]
+    Exists {
+        /// What exists.
+        kind: &'static str,
+        /// Which of its values is unique.
+        field: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// A gateway serves 32 meters already.
+    #[error("gateway {0} has 32 meters already")]
+    GatewayFull(GatewayId),
+    /// The meter serves already.
+    #[error("meter {meter} is installed already")]
+    MeterInstalled {
+        /// The meter.
+        meter: MeterId,
+    },
+    /// The account has a meter already.
+    #[error("account {account} has an active meter already")]
+    AccountServed {
+        /// The account.
+        account: AccountId,
+    },
+    /// The meter serves nobody.
+    #[error("meter {0} is not installed")]
+    NotInstalled(MeterId),
+    /// Installations of a meter or an account would overlap.
+    #[error("the instant is before the end of the previous installation")]
+    InstallationOrder,
+    /// Consumption would have no price.
+    #[error("plan {plan} has no version in force then, the first is from {first}")]
+    BeforeTariff {
+        /// The plan.
+        plan: PlanId,
+        /// First local day with prices.
+        first: LocalDate,
+    },
+    /// A plan has no version yet.
+    #[error("plan {0} has no version")]
+    PlanEmpty(PlanId),
+    /// The version breaks a rule of tariffs.
+    #[error("tariff version: {0}")]
+    Tariff(#[from] TariffError),
+    /// The version does not follow the newest one.
+    #[error(
+        "the newest version is valid from {newest}; a further one must be valid from a later day"
+    )]
+    VersionOrder {
+        /// First day of the newest version.
+        newest: LocalDate,
+    },
+    /// The version would change days that have begun.
+    #[error("{valid_from} has begun for accounts of this plan; effective prices are immutable")]
+    VersionEffective {
+        /// The day asked for.
+        valid_from: LocalDate,
+    },
+    /// A holiday that has begun would change.
+    #[error("{day} has begun; effective holidays are immutable")]
+    HolidayEffective {
+        /// The day.
+        day: LocalDate,
+    },
+    /// The currency is another one.
+    #[error("the currency is {want}")]
+    Currency {
+        /// The one to use.
+        want: String,
+    },
+    /// An idempotency key was used with another request.
+    #[error("the idempotency key was used with another request")]
+    KeyReused,
+    /// A person settled this reading before.
+    #[error("the quarantined reading {seq} is settled already")]
+    Resolved {
+        /// Its log position.
+        seq: u64,
+    },
+    /// The last administrator would be locked out.
+    #[error("this is the last administrator token")]
+    LastAdministrator,
+    /// The zone is unknown.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
+    /// An amount is not one.
+    #[error("amount: {0}")]
+    Amount(#[from] QuantityError),
+}
+
+impl Refusal {
+    /// A field holds what it may not.
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid { field, reason: reason.into() }
+    }
+
+    /// Nothing of this kind.
+    pub(crate) fn not_found(kind: &'static str, key: impl ToString) -> Self {
+        Self::NotFound { kind, key: key.to_string() }
+    }
+
+    /// The stable code of this refusal, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "invalid_field",
+            Self::NotFound { .. } => "not_found",
+            Self::Exists { .. } => "already_exists",
+            Self::GatewayFull(_) => "gateway_full",
+            Self::MeterInstalled { .. } => "meter_already_installed",
+            Self::AccountServed { .. } => "account_already_served",
+            Self::NotInstalled(_) => "meter_not_installed",
+            Self::InstallationOrder => "installation_order",
+            Self::BeforeTariff { .. } => "no_tariff_in_force",
+            Self::PlanEmpty(_) => "plan_without_version",
+            Self::Tariff(_) => "invalid_tariff",
+            Self::VersionOrder { .. } => "tariff_version_order",
+            Self::VersionEffective { .. } => "tariff_version_effective",
+            Self::HolidayEffective { .. } => "holiday_effective",
+            Self::Currency { .. } => "wrong_currency",
+            Self::KeyReused => "idempotency_key_reused",
+            Self::Resolved { .. } => "already_resolved",
+            Self::LastAdministrator => "last_administrator",
+            Self::Zone(_) => "unknown_time_zone",
+            Self::Amount(_) => "invalid_amount",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "correct the field and send the request again",
+            Self::NotFound { .. } => "check the id, or create it first",
+            Self::Exists { .. } => "use another value, or the one that exists",
+            Self::GatewayFull(_) => "assign the meter to another gateway",
+            Self::MeterInstalled { .. } => "record the removal of the meter first",
+            Self::AccountServed { .. } => "record the removal of the account's meter first",
+            Self::NotInstalled(_) => "install the meter first",
+            Self::InstallationOrder => "give an instant after the previous removal",
+            Self::BeforeTariff { .. } => {
+                "use a later instant, or a plan whose prices begin earlier"
+            }
+            Self::PlanEmpty(_) => "add a version to the plan first",
+            Self::Tariff(_) => "every quarter hour of the year needs exactly one rate with a price",
+            Self::VersionOrder { .. } => "choose a later valid_from",
+            Self::VersionEffective { .. } => "choose a valid_from in the future",
+            Self::HolidayEffective { .. } => "change only days that have not begun",
+            Self::Currency { .. } => "send the amount in the plan's currency",
+            Self::KeyReused => "use a new key for a new request; repeat a request unchanged",
+            Self::Resolved { .. } => "nothing is left to do; read the reading's state",
+            Self::LastAdministrator => "create another administrator token first",
+            Self::Zone(_) => "use an IANA name such as Asia/Shanghai",
+            Self::Amount(_) => "send a decimal amount with at most 7 decimals",
+        }
+    }
+}

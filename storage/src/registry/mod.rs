@@ -1,0 +1,211 @@
+//! The registry: what exists (meters, keys, gateways, transformers, customers, accounts, tariffs,
+//! API tokens), in SQLite.
+//!
+//! One connection writes, several read. A change that the books must know is written together
+//! with its outbox row in one transaction ([`write`]); the node relays outbox rows to the log in
+//! the order of their ids and then marks them sent ([`outbox`]).
+//!
+//! **Invariant:** a committed change and its outbox row are both there or both absent; ids are
+//! dense and never reused; device keys and API tokens never lie in the file in clear; balances
+//! are not stored here. SQL uses `$1` and no SQLite functions, so that it reads on PostgreSQL too;
+//! only the migrations are SQLite's own.
+
+mod error;
+mod master;
+mod row;
+mod write;
+
+mod account;
+mod device;
+mod import;
+mod meters;
+mod outbox;
+mod place;
+mod purchase;
+mod supervision;
+mod tariff;
+mod token;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use meter::OutboxId;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::watch;
+
+pub use account::{Account, Customer, Limits, NewAccount};
+pub use device::{Device, DeviceKind, DeviceRev};
+pub use error::{MasterKeyError, Refusal, RegistryError};
+pub use import::{
+    Column, Counts, IMPORT_COLUMNS, ImportError, ImportFormat, ImportLimits, ImportReport,
+    LineError,
+};
+pub use master::{DeviceKeys, parse_hex};
+pub use meters::{InstallationPeriod, Meter, MeterFilter, NewMeter};
+pub use outbox::OutboxRow;
+pub use place::{Gateway, NewGateway, Transformer};
+pub use purchase::{AdjustmentRow, NewPurchase, PurchaseRow};
+pub use supervision::{Acknowledgement, Settlement};
+pub use tariff::{Calendar, Plan};
+pub use token::{ApiRole, ApiToken, NewToken};
+
+use master::MasterKey;
+use token::TokenTable;
+
+/// The oldest SQLite without the WAL-reset bug that loses committed data.
+const SQLITE_LEAST: (&str, i64) = ("3.51.3", 3_051_003);
+
+/// Where the registry lies.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The database file; made at first start.
+    pub path: PathBuf,
+    /// The file with the key that seals device keys; made with mode 0600 at first start.
+    pub master_key_path: PathBuf,
+    /// Connections that read, at least 1.
+    pub readers: u32,
+}
+
+/// The registry, open. Cheap to share behind an [`Arc`].
+#[derive(Debug)]
+pub struct Registry {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    master: MasterKey,
+    /// Tokens by their hash, replaced whole when one is made or revoked: requests look here.
+    tokens: RwLock<Arc<TokenTable>>,
+    outbox: watch::Sender<OutboxId>,
+    devices: watch::Sender<DeviceRev>,
+}
+
+impl Registry {
+    /// Opens the registry, or makes it.
+    ///
+    /// # Errors
+    /// [`RegistryError::SqliteVersion`], [`RegistryError::Open`], [`RegistryError::Schema`],
+    /// [`RegistryError::MasterKey`]: nothing is served until a person has acted.
+    pub async fn open(config: &Config) -> Result<Self, RegistryError> {
+        check_version(libsqlite3_sys::SQLITE_VERSION_NUMBER.into())?;
+        let open_error = |source| RegistryError::Open { path: config.path.clone(), source };
+        let options = SqliteConnectOptions::new()
+            .filename(&config.path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(std::time::Duration::from_secs(10));
+        let writer = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        let writer = writer.connect_with(options.clone()).await.map_err(open_error)?;
+        // The version that runs, not the one whose header was compiled.
+        let running: String =
+            sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&writer).await?;
+        check_version(version_number(&running))?;
+        sqlx::migrate!("./migrations")
+            .run(&writer)
+            .await
+            .map_err(|source| RegistryError::Schema { path: config.path.clone(), source })?;
+        let readers = SqlitePoolOptions::new().max_connections(config.readers.max(1));
+        let readers = readers.connect_with(options.read_only(true)).await.map_err(open_error)?;
+        let master = unlock(config, &writer).await?;
+        let registry = Self {
+            tokens: RwLock::new(Arc::new(token::load(&readers).await?)),
+            outbox: watch::Sender::new(OutboxId(last_of(&readers, "outbox").await?)),
+            devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
+            writer,
+            readers,
+            master,
+        };
+        registry.ensure_policy().await?;
+        Ok(registry)
+    }
+
+    /// Tells of the newest outbox row: the relay waits on it instead of asking again and again.
+    #[must_use]
+    pub fn watch_outbox(&self) -> watch::Receiver<OutboxId> {
+        self.outbox.subscribe()
+    }
+
+    /// Tells of the newest revision of devices, see [`Registry::devices_since`].
+    #[must_use]
+    pub fn watch_devices(&self) -> watch::Receiver<DeviceRev> {
+        self.devices.subscribe()
+    }
+
+    /// Closes all connections; what was committed is in the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// How many rows each kind has, for readiness and tests.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn ids(&self) -> Result<BTreeMap<String, u64>, RegistryError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT name, last FROM counter").fetch_all(&self.readers).await?;
+        rows.into_iter().map(|(name, last)| Ok((name, row::to_u64(last)?))).collect()
+    }
+}
+
+/// Loads the master key and proves that it fits.
+async fn unlock(config: &Config, writer: &SqlitePool) -> Result<MasterKey, RegistryError> {
+    let check: Option<Vec<u8>> = sqlx::query_scalar("SELECT sealed FROM seal_check WHERE id = 1")
+        .fetch_optional(writer)
+        .await?;
+    let master = MasterKey::load(&config.master_key_path, check.is_none())?;
+    match check {
+        Some(sealed) if master.fits(&sealed) => Ok(master),
+        Some(_) => Err(MasterKeyError::Wrong.into()),
+        None => {
+            sqlx::query("INSERT INTO seal_check (id, sealed) VALUES (1, $1)")
+                .bind(master.seal_check())
+                .execute(writer)
+                .await?;
+            Ok(master)
+        }
+    }
+}
+
+async fn last_of(pool: &SqlitePool, counter: &str) -> Result<u64, RegistryError> {
+    let last = sqlx::query_scalar("SELECT last FROM counter WHERE name = $1").bind(counter);
+    row::to_u64(last.fetch_one(pool).await?)
+}
+
+/// `3.51.3` as 3051003; 0 for what is no version.
+fn version_number(text: &str) -> i64 {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0_i64));
+    let mut next = || parts.next().unwrap_or(0);
+    next() * 1_000_000 + next() * 1_000 + next()
+}
+
+fn check_version(number: i64) -> Result<(), RegistryError> {
+    let (least, least_number) = SQLITE_LEAST;
+    if number >= least_number {
+        return Ok(());
+    }
+    let found = format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000);
+    Err(RegistryError::SqliteVersion { found, least })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_sqlite_is_refused() {
+        let check = |text: &str, is_good: bool| {
+            assert_eq!(check_version(version_number(text)).is_ok(), is_good, "version={text}");
+        };
+        check("3.51.2", false);
+        check("3.51.3", true);
+        check("3.52.0", true);
+        check("nonsense", false);
+    }
+}

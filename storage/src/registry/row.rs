@@ -1,0 +1,64 @@
+//! Rows to values. SQL integers are 64-bit and signed; a value out of its range is damage.
+
+use meter::{LocalDate, Role};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{ColumnIndex, Row as _};
+
+use super::RegistryError;
+
+/// A column as a 32-bit number, 0 for NULL: ids use 0 for "none".
+pub(super) fn u32_of<'r, I>(row: &'r SqliteRow, column: I) -> Result<u32, RegistryError>
+where
+    I: ColumnIndex<SqliteRow>,
+{
+    let value: Option<i64> = row.try_get(column)?;
+    let value = value.unwrap_or_default();
+    u32::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is no 32-bit number")))
+}
+
+/// A number that is never negative.
+pub(super) fn to_u64(value: i64) -> Result<u64, RegistryError> {
+    u64::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is negative")))
+}
+
+/// A number for SQL.
+pub(super) fn to_i64(value: u64) -> Result<i64, RegistryError> {
+    i64::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is over 63 bits")))
+}
+
+/// An id for SQL: "none" is NULL.
+pub(super) fn nullable(id: u32) -> Option<i64> {
+    (id != 0).then(|| i64::from(id))
+}
+
+/// Text that must read as a `T`.
+pub(super) fn parsed<T>(text: &str, value: Option<T>) -> Result<T, RegistryError> {
+    value.ok_or_else(|| RegistryError::Damaged(format!("{text:?} does not read")))
+}
+
+/// A date column.
+pub(super) fn date(text: &str) -> Result<LocalDate, RegistryError> {
+    parsed(text, LocalDate::parse(text))
+}
+
+/// JSON of ours.
+pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, RegistryError> {
+    serde_json::from_str(text).map_err(|error| RegistryError::Damaged(error.to_string()))
+}
+
+/// A role's name in SQL.
+pub(super) const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Consumer => "consumer",
+        Role::Supply => "supply",
+    }
+}
+
+/// A role by its name.
+pub(super) fn role_of(name: &str) -> Option<Role> {
+    match name {
+        "consumer" => Some(Role::Consumer),
+        "supply" => Some(Role::Supply),
+        _ => None,
+    }
+}
