@@ -29,3 +29,16 @@ pub fn locate_library(given: Option<&Path>, folder: &Path) -> Result<PathBuf, En
     }
     Err(EngineError::LibraryMissing { tried: vec![path], folder: folder.to_path_buf() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fetching_script_has_the_same_pin() {
+        let script = include_str!("../../../deploy/fetch-libchdb.sh");
+        let version = LIBRARY_PACKAGE.rsplit_once('@').unwrap().1;
+        assert!(script.contains(&format!("VERSION={version}\n")));
+        assert!(script.contains(&format!("INTEGRITY=\"{LIBRARY_INTEGRITY}\"\n")));
+    }
+}
