@@ -53,14 +53,13 @@ fn the_week_arrives_whole() {
     let report = run.report();
     assert_eq!((report.acknowledged, report.expected), (expected.readings, expected.readings));
     assert!(report.faults_up.lost > 0 && report.faults_up.reordered > 0 && report.retries > 0);
+    let mut arrived: BTreeMap<String, BTreeMap<UnixSeconds, Energy>> = BTreeMap::new();
+    for ((title, at), row) in &books.readings {
+        let meter = arrived.entry(meter::SystemTitle(*title).to_string()).or_default();
+        meter.insert(UnixSeconds(*at), Energy::from_wh(row.register_wh));
+    }
     for row in &rows {
-        let readings: BTreeMap<UnixSeconds, Energy> = books
-            .readings
-            .iter()
-            .filter(|((title, _), _)| meter::SystemTitle(*title).to_string() == row.system_title)
-            .map(|((_, at), row)| (UnixSeconds(*at), Energy::from_wh(row.register_wh)))
-            .collect();
-        let intervals = truth::intervals(&readings);
+        let intervals = truth::intervals(&arrived[&row.system_title]);
         assert_eq!(intervals, feeder.expected_intervals(&row.serial), "{}", row.serial);
         assert!(intervals.values().all(|interval| interval.quality == IntervalQuality::Actual));
         let used: u64 = intervals.values().map(|interval| interval.energy.wh()).sum();

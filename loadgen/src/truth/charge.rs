@@ -16,6 +16,17 @@ pub struct Tariff {
     versions: BTreeMap<UnixSeconds, TariffVersion>,
 }
 
+/// How the energy of one quarter hour is charged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Slot {
+    /// First day of the block period.
+    pub period: LocalDate,
+    /// First instant of the version in force.
+    pub version: UnixSeconds,
+    /// The rate, 1 to 4.
+    pub rate: u8,
+}
+
 /// Energy charged so far: sums only, so that no order matters.
 #[derive(Clone, Debug, Default)]
 pub struct Charge {
@@ -52,14 +63,14 @@ impl Tariff {
         (*from, version)
     }
 
-    /// The rate, 1 to 4, of the quarter hour that begins at `at`.
+    /// How energy in the quarter hour that begins at `at` is charged.
     ///
     /// # Panics
     /// When no version is in force, or it names no rate.
     #[must_use]
-    pub fn rate(&self, at: UnixSeconds) -> u8 {
+    pub fn slot(&self, at: UnixSeconds) -> Slot {
         let local = self.calendar.local(at);
-        let (_, version) = self.version(at);
+        let (from, version) = self.version(at);
         let today = local.date.month_day();
         let season = version
             .seasons
@@ -78,7 +89,12 @@ impl Tariff {
                 rate = Some(switch.rate);
             }
         }
-        rate.expect("a profile begins at midnight")
+        let rate = rate.expect("a profile begins at midnight");
+        let period = match version.block_period {
+            BlockPeriod::Month => local.date.first_of_month(),
+            BlockPeriod::Year => local.date.first_of_year(),
+        };
+        Slot { period, version: from, rate }
     }
 
     /// Standing charges that fell due in `[from, through]`: days at their local midnight, months
@@ -115,23 +131,14 @@ impl Tariff {
         let net = i128::from(paid.ticks()) - tax - fee;
         Money::from_ticks(i64::try_from(net).expect("a purchase fits"))
     }
-
-    /// The first day of the block period that holds `at`.
-    fn period(&self, at: UnixSeconds) -> LocalDate {
-        let date = self.calendar.local(at).date;
-        match self.version(at).1.block_period {
-            BlockPeriod::Month => date.first_of_month(),
-            BlockPeriod::Year => date.first_of_year(),
-        }
-    }
 }
 
 impl Charge {
     /// Adds energy used in the interval that begins at `start`.
     pub fn add(&mut self, tariff: &Tariff, start: UnixSeconds, energy: Energy) {
-        let (version, _) = tariff.version(start);
-        let period = self.sums.entry(tariff.period(start)).or_default();
-        *period.entry(version).or_default().entry(tariff.rate(start)).or_default() += energy.wh();
+        let Slot { period, version, rate } = tariff.slot(start);
+        let versions = self.sums.entry(period).or_default();
+        *versions.entry(version).or_default().entry(rate).or_default() += energy.wh();
     }
 
     /// What it all costs:

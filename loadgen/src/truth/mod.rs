@@ -10,6 +10,6 @@ mod energy;
 mod loss;
 
 pub use account::{AccountTruth, Credit, Step};
-pub use charge::{Charge, Tariff};
+pub use charge::{Charge, Slot, Tariff};
 pub use energy::{IntervalTruth, Piece, intervals, pieces};
 pub use loss::{LossTruth, losses};
