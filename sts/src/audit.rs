@@ -51,7 +51,6 @@ impl fmt::Display for Deed {
 }
 
 /// Writes and checks a trail.
-#[derive(Clone)]
 pub(crate) struct AuditTrail {
     key: Zeroizing<[u8; 32]>,
     line: u64,

@@ -1,6 +1,7 @@
 //! Tokens to 20 digits and back.
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::block::{Frame, insert_class, remove_class};
 use crate::code::EncryptionAlgorithm;
@@ -9,8 +10,6 @@ use crate::misty1::Misty1;
 use crate::number::TokenNumber;
 use crate::sta::Sta;
 use crate::token::{ContentError, Token};
-
-use zeroize::Zeroizing;
 
 /// Why a number is no token for this key.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -37,19 +36,18 @@ pub struct TokenCipher(Inner);
 #[derive(Clone)]
 enum Inner {
     Ea07 { key: Zeroizing<u64>, sta: &'static Sta },
-    Ea11(Box<Misty1>),
+    Ea11(Misty1),
 }
 
 impl TokenCipher {
     /// Makes `key` ready: MISTY1 for a 128-bit key, STA with `sta`'s tables for a 64-bit one.
     #[must_use]
     pub fn new(key: &DecoderKey, sta: &'static Sta) -> Self {
-        let bytes = key.expose();
-        Self(match <[u8; 8]>::try_from(bytes) {
-            Ok(short) => Inner::Ea07 { key: Zeroizing::new(u64::from_be_bytes(short)), sta },
-            Err(_) => {
-                let wide = <[u8; 16]>::try_from(bytes).expect("a key of 64 or 128 bits");
-                Inner::Ea11(Box::new(Misty1::new(wide)))
+        Self(match key.expose().first_chunk::<16>() {
+            Some(wide) => Inner::Ea11(Misty1::new(wide)),
+            None => {
+                let short = key.expose().first_chunk().expect("a key of 64 or 128 bits");
+                Inner::Ea07 { key: Zeroizing::new(u64::from_be_bytes(*short)), sta }
             }
         })
     }
@@ -174,6 +172,7 @@ mod tests {
         }
     }
 
+    //= IEC 62055-41 §7.3.6: class, decryption, checksum, in this order.
     #[test]
     fn a_key_is_needed_for_encrypted_classes() {
         let check = |class, want| {

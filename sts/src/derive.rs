@@ -74,10 +74,10 @@ impl Deriver {
     /// Makes `key` ready for use.
     #[must_use]
     pub fn new(key: &VendingKey) -> Self {
-        Self(match <[u8; 8]>::try_from(key.bytes()) {
-            Ok(bytes) => {
-                let key = Zeroizing::new(bytes);
-                Ready::Dkga02 { cipher: Des::new(&bytes.into()), key }
+        Self(match <[u8; 8]>::try_from(key.bytes()).map(Zeroizing::new) {
+            Ok(key) => {
+                let cipher = Des::new_from_slice(&*key).expect("a DES key has 8 bytes");
+                Ready::Dkga02 { cipher, key }
             }
             Err(_) => Ready::Dkga04(hmac_of(key.bytes())),
         })

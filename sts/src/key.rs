@@ -101,7 +101,8 @@ impl VendingKey {
         let mut block = [0_u8; 8].into();
         let [a, b, c, ..] = match &self.0 {
             VendingBytes::Des(key) => {
-                Des::new(&(*key).into()).encrypt_block(&mut block);
+                let cipher = Des::new_from_slice(key).expect("a DES key has 8 bytes");
+                cipher.encrypt_block(&mut block);
                 block.0
             }
             VendingBytes::Hmac(key) => {

@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -258,7 +259,7 @@ impl KeyChangeSection {
 }
 
 /// 32 bits of a key: wiped when dropped, never printed, not readable from outside.
-#[derive(Clone, Default, Eq, PartialEq, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Default, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct KeyPart(u32);
 
 impl KeyPart {
@@ -268,6 +269,12 @@ impl KeyPart {
 
     fn bits(&self) -> u64 {
         self.0.into()
+    }
+}
+
+impl PartialEq for KeyPart {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Misty1 {
 
 impl Misty1 {
     /// Expands `key`.
-    pub(crate) fn new(key: [u8; 16]) -> Self {
+    pub(crate) fn new(key: &[u8; 16]) -> Self {
         let (pairs, _) = key.as_chunks::<2>();
         let mut words = [0; 8];
         for (word, pair) in words.iter_mut().zip(pairs) {
@@ -177,7 +177,7 @@ mod tests {
     /// The vectors of RFC 2994: two blocks and the mixed half of the expanded key.
     #[test]
     fn rfc_2994() {
-        let cipher = Misty1::new(KEY.to_be_bytes());
+        let cipher = Misty1::new(&KEY.to_be_bytes());
         let mixed = [0xCF51, 0x8E7F, 0x5E29, 0x673A, 0xCDBC, 0x07D6, 0xBF35, 0x5E11];
         assert_eq!(cipher.mixed, mixed);
         for (plain, encrypted) in [
@@ -214,7 +214,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn decrypt_is_the_inverse(key: [u8; 16], block: u64) {
-            let cipher = Misty1::new(key);
+            let cipher = Misty1::new(&key);
             proptest::prop_assert_eq!(cipher.decrypt(cipher.encrypt(block)), block);
         }
     }

@@ -21,7 +21,10 @@ pub enum NumberError {
         found: char,
     },
     /// Twenty digits, but a number that does not fit 66 bits.
-    #[error("the number is above {}, the largest token", TokenNumber::MAX)]
+    #[error(
+        "above {}, the largest STS token: not one (numbers of IEC 62055-42 are not supported)",
+        TokenNumber::MAX
+    )]
     TooLarge,
 }
 

@@ -68,13 +68,17 @@ impl MasterKey {
         Zeroizing::new(hmac_of(&self.0).chain_update(purpose).finalize().into_bytes().into())
     }
 
+    fn cipher(&self) -> Aes256Gcm {
+        Aes256Gcm::new_from_slice(&*self.subkey(b"seal")).expect("AES-256 takes 32 bytes")
+    }
+
     /// Seals a vending key.
     pub(crate) fn seal(&self, attributes: &KeyAttributes, key: &VendingKey) -> Vec<u8> {
         let head = header(attributes);
         let mac = hmac_of(&*self.subkey(b"nonce")).chain_update(head).chain_update(key.bytes());
         let mac: [u8; 32] = mac.finalize().into_bytes().into();
         let (nonce, _) = mac.split_first_chunk::<NONCE>().expect("12 of 32 bytes");
-        let cipher = Aes256Gcm::new(&(*self.subkey(b"seal")).into());
+        let cipher = self.cipher();
         let sealed = cipher
             .encrypt(&(*nonce).into(), Payload { msg: key.bytes(), aad: &head })
             .expect("a key is far shorter than AES-GCM's limit");
@@ -88,7 +92,7 @@ impl MasterKey {
         if !head.starts_with(MAGIC) {
             return Err(SealError::Format);
         }
-        let cipher = Aes256Gcm::new(&(*self.subkey(b"seal")).into());
+        let cipher = self.cipher();
         let payload = Payload { msg: sealed, aad: head };
         let bytes = cipher.decrypt(&(*nonce).into(), payload).map_err(|_| SealError::Refused)?;
         let key = VendingKey::from_bytes(&Zeroizing::new(bytes)).map_err(|_| SealError::Format)?;

@@ -279,7 +279,7 @@ impl SecurityModule for SoftModule {
         new.check_new_key(now_s)?;
         let tells_group =
             from.ea == EncryptionAlgorithm::Ea11 || request.group == GroupNotice::Told;
-        //= IEC 62055-41 §6.2.8: the identifiers start afresh exactly when the base date changes.
+        // As every published vector has it: exactly when the base date changes.
         let rollover =
             if old.base_date == new.base_date { Rollover::Keep } else { Rollover::Clear };
         let change = KeyChange {

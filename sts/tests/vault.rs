@@ -160,6 +160,7 @@ fn a_changed_audit_trail_is_refused() {
     check("rubbish", 1);
 }
 
+//= IEC 62055-41 §6.5.2.6: the point of sale refuses tokens past the key expiry number.
 #[test]
 fn what_the_attributes_allow() {
     let mut module = open("");
