@@ -206,7 +206,7 @@ mod tests {
             concat!(
                 r#"{"ok":true,"framing":"apdu","decoded":{"invoke_id":"40000001","date_time":null,"#,
                 r#""body":["obis:1-0:1.8.0.255",12345678]},"#,
-                r#""items":[{"obis":"1-0:1.8.0.255","value":12345678,"scaler":null,"unit":"Wh"}]}"#,
+                r#""items":[{"obis":"1-0:1.8.0.255","value":12345678,"scaler":0,"unit":"Wh"}]}"#,
                 "\n"
             ),
         );

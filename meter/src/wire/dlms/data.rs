@@ -464,3 +464,154 @@ fn narrow(count: usize) -> u32 {
 fn widen(offset: u32) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn walk(bytes: &[u8]) -> Result<Vec<Token<'_>>, WireError> {
+        let mut walker = Walker::new(bytes);
+        let mut tokens = Vec::new();
+        while let Some(token) = walker.next()? {
+            tokens.push(token);
+        }
+        Ok(tokens)
+    }
+
+    fn check(bytes: &[u8], fault: Fault, offset: usize) {
+        assert_eq!(walk(bytes), Err(WireError::new(fault, offset)), "bytes={bytes:02x?}");
+    }
+
+    #[test]
+    fn broken_data() {
+        check(&[], Fault::Truncated { missing: 1 }, 0);
+        check(&[7], Fault::DataType(7), 0);
+        check(&[0x11, 5, 5], Fault::Trailing { count: 1 }, 2);
+        check(&[1, 0x84, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Fault::Length(0xFFFF_FFFF), 0);
+        check(&[1, 3, 0, 0], Fault::Length(3), 0);
+        check(&[9, 5, 1, 2], Fault::Truncated { missing: 3 }, 2);
+        check(&[9, 0x80, 1], Fault::LengthCoding(0x80), 1);
+        check(&[4, 9, 0xFF], Fault::Truncated { missing: 1 }, 2);
+        check(&[0x06, 1, 2, 3], Fault::Truncated { missing: 1 }, 1);
+        check(&[2, 2, 0x11, 5], Fault::Truncated { missing: 1 }, 4);
+        // Depth 16 is fine, 17 is not.
+        let nested = |depth: usize| [vec![1, 1].repeat(depth), vec![0]].concat();
+        assert!(walk(&nested(16)).is_ok());
+        check(&nested(17), Fault::Depth(16), 32);
+        check(&[1, 1].repeat(100_000), Fault::Depth(16), 32);
+    }
+
+    #[test]
+    fn broken_compact_arrays() {
+        // Elements without a size, for ever: nulls, structures and arrays of them, and no columns.
+        for types in [&[0][..], &[2, 2, 0, 0], &[2, 0], &[1, 0, 0, 6]] {
+            let bytes = [&[19], types, &[1, 0]].concat();
+            check(&bytes, Fault::Elements(ZERO_SIZE_MAX), bytes.len() - 1);
+        }
+        check(&[19, 1, 0xFF, 0xFF, 0, 1, 0], Fault::Elements(ZERO_SIZE_MAX), 6);
+        check(&[19, 6, 4, 1, 2], Fault::Truncated { missing: 2 }, 3);
+        // The last element runs over the content's end.
+        check(&[19, 6, 3, 1, 2, 3, 4], Fault::Length(7), 6);
+        check(&[19, 19, 6, 0], Fault::DataType(19), 1);
+        check(&[19, 2, 100, 0], Fault::Length(100), 1);
+        let nested = [&[19][..], &[1, 0, 1].repeat(40), &[0, 1, 0]].concat();
+        check(&nested, Fault::Depth(16), 49);
+        // Types without a name break where a value of them is read.
+        check(&[19, 7, 1, 0], Fault::DataType(7), 3);
+    }
+
+    /// A structure of array and values, stated once, as tagged data would have it.
+    #[test]
+    fn a_compact_array_walks_like_an_array() {
+        let bytes = [
+            19, 2, 3, 17, 1, 0, 2, 18,
+            9,  // a structure: unsigned, array of 2 long-unsigned, octets
+            16, // bytes of content
+            1, 0, 2, 0, 3, 2, 0xAA, 0xBB, //
+            4, 0, 5, 0, 6, 2, 0xCC, 0xDD,
+        ];
+        let row = |a, b, c, octets| {
+            [
+                Token::Open(Group::Structure(3)),
+                Token::Value(Value::Unsigned(a)),
+                Token::Open(Group::Array(2)),
+                Token::Value(Value::LongUnsigned(b)),
+                Token::Value(Value::LongUnsigned(c)),
+                Token::Close,
+                Token::Value(Value::OctetString(octets)),
+                Token::Close,
+            ]
+        };
+        let want = [
+            &[Token::Open(Group::CompactArray)][..],
+            &row(1, 2, 3, &[0xAA, 0xBB]),
+            &row(4, 5, 6, &[0xCC, 0xDD]),
+            &[Token::Close],
+        ];
+        assert_eq!(walk(&bytes), Ok(want.concat()));
+        assert_eq!(walk(&[19, 0, 0]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_type_writes_as_it_reads() {
+        let values = [
+            Value::Null,
+            Value::Boolean(true),
+            Value::BitString(&[0xF0, 0x80], 9),
+            Value::DoubleLong(-5),
+            Value::DoubleLongUnsigned(5),
+            Value::OctetString(&[0; 200]),
+            Value::VisibleString(b"abc"),
+            Value::Utf8String("é".as_bytes()),
+            Value::Bcd(0x12),
+            Value::Integer(-1),
+            Value::Long(-300),
+            Value::Unsigned(255),
+            Value::LongUnsigned(65535),
+            Value::Long64(i64::MIN),
+            Value::Long64Unsigned(u64::MAX),
+            Value::Enum(30),
+            Value::Float32(0x3F80_0000),
+            Value::Float64(1),
+            Value::DateTime([1; 12]),
+            Value::Date([2; 5]),
+            Value::Time([3; 4]),
+            Value::Delta(28, -1),
+            Value::Delta(29, -300),
+            Value::Delta(30, -70_000),
+            Value::DeltaUnsigned(31, 255),
+            Value::DeltaUnsigned(32, 65535),
+            Value::DeltaUnsigned(33, u32::MAX),
+            Value::DontCare,
+        ];
+        for value in values {
+            let mut buf = [0; 256];
+            let mut writer = Writer::new(&mut buf);
+            value.write(&mut writer).unwrap();
+            assert_eq!(walk(writer.written()), Ok(vec![Token::Value(value)]));
+        }
+    }
+
+    proptest! {
+        /// Any bytes end soon, and what reads as plain data writes and reads as the same again.
+        #[test]
+        fn any_bytes_are_an_answer(
+            bytes in proptest::collection::vec(prop_oneof![0_u8..7, 15_u8..24, any::<u8>()], 0..200),
+        ) {
+            let mut walker = Walker::new(&bytes);
+            let mut steps = 0_usize;
+            while let Ok(Some(_)) = walker.next() {
+                steps += 1;
+            }
+            prop_assert!(steps <= 2 * (bytes.len() + 1_024) + 2, "{} steps", steps);
+            let Ok(tokens) = walk(&bytes) else { return Ok(()) };
+            let mut buf = vec![0; bytes.len() + 8];
+            let mut writer = Writer::new(&mut buf);
+            if tokens.iter().try_for_each(|token| token.write(&mut writer)).is_ok() {
+                prop_assert_eq!(walk(writer.written()), Ok(tokens));
+            }
+        }
+    }
+}

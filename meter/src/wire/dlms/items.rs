@@ -1,9 +1,9 @@
 //! The values of a push by OBIS code, as they stand in it: raw, with scaler and unit.
 
 use super::super::WireError;
-use super::explain::{Tree, plain_tree};
 use super::field::Field;
 use super::run::{Found, Sink, run};
+use super::tree::{Tree, plain_tree};
 use super::{Notification, Obis, Template, TemplateId, Templates};
 
 /// A value and what it is.
@@ -62,11 +62,12 @@ impl Sink for Listing {
     fn value(&mut self, found: Found<'_>, _: usize) -> Result<(), WireError> {
         let code = found.code.or_else(|| found.field.map(Field::code));
         let Some(code) = code else { return Ok(()) };
-        let unit = found.unit.or_else(|| found.field.and_then(Field::unit));
+        let known = found.field.and_then(Field::unit);
+        let unit = found.unit.or(known);
         self.0.push(Item {
             obis: Some(code.to_string()),
             value: plain_tree(found.value),
-            scaler: found.scaler,
+            scaler: found.scaler.or_else(|| known.map(|_| 0)),
             unit: unit.and_then(symbol),
         });
         Ok(())

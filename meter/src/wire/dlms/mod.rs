@@ -26,15 +26,18 @@ mod security;
 mod service;
 mod template;
 mod time;
+mod tree;
 mod unwrap;
 mod wrapper;
+
+use std::sync::LazyLock;
 
 pub use assembly::{Assembly, Block};
 pub use association::{Association, AssociationKind, Initiate};
 pub use data::{
     COMPACT_ARRAY, DEPTH_MAX, ELEMENTS_MAX, Group, Token, Value, Walker, ZERO_SIZE_MAX,
 };
-pub use explain::{Explained, Explainer, Tree};
+pub use explain::{Explained, Explainer};
 pub use hdlc::{Hdlc, strip_llc};
 pub use items::Item;
 pub use mbus::Mbus;
@@ -45,6 +48,7 @@ pub use security::{Ciphered, Keys, Sealing, SecurityControl, TAG_SIZE, hls_gmac}
 pub use service::{Attribute, Fetched, Invoke, Selection, Service};
 pub use template::{Template, TemplateError, TemplateId, Templates};
 pub use time::DateTime;
+pub use tree::Tree;
 pub use wrapper::Wrapper;
 
 /// APDU tags, named as in the Green Book.
@@ -59,4 +63,31 @@ pub mod tag {
     pub const GENERAL_DED_CIPHERING: u8 = 0xDC;
     /// general-block-transfer
     pub const GENERAL_BLOCK_TRANSFER: u8 = 0xE0;
+}
+
+/// Any bytes through everything that reads strangers' bytes: it must come back.
+///
+/// For the fuzzer; the tests run the same function over mutated frames.
+pub fn fuzz_frame(bytes: &[u8]) {
+    static TEMPLATES: LazyLock<Templates> = LazyLock::new(Templates::built_in);
+    let (encryption, authentication) = ([0; 16], [1; 16]);
+    let keys = Some((encryption, authentication));
+    let mut explainer = Explainer::new(keys, TEMPLATES.clone(), None);
+    // What it says does not matter here, only that it ends.
+    drop(explainer.explain(bytes));
+    // Below the keys: every template over any body, and counter mode turns any bytes into any others.
+    let (invoke_id, date_time) = (InvokeId(0), None);
+    let push = Notification { invoke_id, date_time, body: bytes };
+    for template in TEMPLATES.all() {
+        drop(template.run(&push, |row| {
+            std::hint::black_box(row);
+        }));
+    }
+    let mut frame = bytes.to_vec();
+    let Ok((_, apdu)) = Wrapper::datagram_mut(&mut frame) else { return };
+    let Ok(header) = Ciphered::peek(apdu) else { return };
+    let keys = Keys { encryption: &encryption, authentication: &authentication };
+    if let Ok(plain) = header.open_unauthenticated(apdu, header.title.unwrap_or_default(), keys) {
+        drop(explainer.explain(plain));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 1 | tag: DB general-glo, DC general-ded, C8-CF glo-…, D0-D7 ded-… |
+//! | 1 | tag: DB general-glo, DC general-ded, C8-CF glo-…, D0-D7 ded-…, 21 and 28 glo-initiate-… |
 //! | 1 + 8 | length 8 and the sender's system title (general-… only) |
 //! | 1-5 | length of the rest |
 //! | 1 | security control: low nibble suite, 10 authenticated, 20 encrypted, 40 broadcast key, 80 compressed |
@@ -94,7 +94,13 @@ impl Ciphered {
     /// Whether an APDU with this tag is ciphered.
     #[must_use]
     pub const fn is(tag: u8) -> bool {
-        matches!(tag, tag::GENERAL_GLO_CIPHERING | tag::GENERAL_DED_CIPHERING | 0xC8..=0xD7)
+        matches!(tag, tag::GENERAL_GLO_CIPHERING | tag::GENERAL_DED_CIPHERING)
+            || Self::is_service(tag)
+    }
+
+    /// Whether an APDU with this tag is a ciphered service, which does not say its sender.
+    const fn is_service(tag: u8) -> bool {
+        matches!(tag, 0xC8..=0xD7 | 0x21 | 0x28)
     }
 
     /// Reads the clear part of a complete ciphered APDU, without a key.
@@ -249,7 +255,7 @@ impl Sealing<'_> {
     /// # Errors
     /// Those of [`Self::general_glo`], [`Fault::Apdu`] for a tag of no such service.
     pub fn glo(&self, tag: u8, plain: &[u8], writer: &mut Writer<'_>) -> Result<(), WireError> {
-        if !matches!(tag, 0xC8..=0xD7) {
+        if !Ciphered::is_service(tag) {
             return Err(WireError::new(Fault::Apdu(tag), writer.size()));
         }
         writer.u8(tag)?;

@@ -354,3 +354,114 @@ const BUILT_IN: [&str; 8] = [
     include_str!("../../../../deploy/templates/landis-gyr.toml"),
     include_str!("../../../../deploy/templates/obis.toml"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Fault;
+    use super::*;
+
+    #[test]
+    fn every_built_in_template_compiles_and_is_found() {
+        let templates = Templates::built_in();
+        assert_eq!(templates.all().count(), BUILT_IN.len());
+        for name in [Templates::SINGLE, Templates::BATCH, Templates::OBIS, "kamstrup", "landis-gyr"]
+        {
+            let id = templates.find(name).unwrap();
+            assert_eq!(templates.get(id).unwrap().name(), name);
+        }
+        assert_eq!(templates.find("none"), None);
+        assert_eq!(templates.get(TemplateId(u16::MAX)), None);
+    }
+
+    fn check(toml: &str, want: &str) {
+        let error = Template::parse(toml).unwrap_err();
+        let text = match &error {
+            TemplateError::Toml(cause) => cause.to_string(),
+            other => other.to_string(),
+        };
+        assert!(text.contains(want), "{toml}\n{text}");
+    }
+
+    #[test]
+    fn a_bad_template_says_what_is_wrong() {
+        check("", "missing field `name`");
+        check("name = 1", "expected a string");
+        check("name = \"x\"\nform = \"obi\"", "unknown variant `obi`");
+        check("name = \"x\"\nform = \"obis\"\ndeviation = 1", "unknown field `deviation`");
+        let obis = "name = \"x\"\nform = \"obis\"\n[obis]\n";
+        check(&format!("{obis}\"1.8.0\" = \"register\""), "\"1.8.0\" is no OBIS code");
+        check(&format!("{obis}\"1.0.1.8.0.255\" = \"volts\""), "\"volts\" is no field");
+        let list = "name = \"x\"\nform = \"list\"\n";
+        check(list, "need [[list]]");
+        check(&format!("{list}[[list]]\ncolumns = [\"register x\"]"), "\"register x\" is no field");
+        check(&format!("{obis}[[list]]\ncolumns = []"), "must not have it");
+        let mut templates = Templates::built_in();
+        let again = templates.add("name = \"obis\"\nform = \"obis\"").unwrap_err();
+        assert_eq!(again.to_string(), "template obis exists already");
+    }
+
+    const CLOCK: [u8; 14] = [9, 12, 0x07, 0xE9, 12, 3, 3, 12, 0, 0, 0, 0, 0, 0];
+    const NOON: u32 = 1_764_763_200;
+
+    fn run_obis(push_time: Option<DateTime>, body: &[u8]) -> Result<Vec<Measured>, Fault> {
+        let template = Template::parse("name = \"x\"\nform = \"obis\"").unwrap();
+        let invoke_id = super::super::InvokeId(0);
+        let mut rows = Vec::new();
+        template
+            .run(&Notification { invoke_id, date_time: push_time, body }, |row| rows.push(*row))
+            .map_err(|error| error.fault)?;
+        Ok(rows)
+    }
+
+    fn obis(c: u8, d: u8) -> [u8; 8] {
+        [9, 6, 1, 1, c, d, 0, 255]
+    }
+
+    #[test]
+    fn obis_in_every_nesting() {
+        let clock = [&[9, 6, 0, 0, 1, 0, 0, 255][..], &CLOCK].concat();
+        let register = [&obis(1, 8)[..], &[6, 0, 0, 0, 9, 2, 2, 15, 3, 22, 30]].concat();
+        let voltage = [&obis(32, 7)[..], &[18, 9, 26, 2, 2, 15, 0xFF, 22, 35]].concat();
+        let want = Measured {
+            taken_at: NOON,
+            register_wh: 9_000,
+            voltage_mv: [Some(233_000), None, None],
+            ..Measured::default()
+        };
+        // Flat, and each in a structure of its own.
+        let flat = [&[2, 8][..], &clock, &register, &voltage].concat();
+        assert_eq!(run_obis(None, &flat), Ok(vec![want]));
+        let nested = [&[1, 3, 2, 2][..], &clock, &[2, 3], &register, &[2, 3], &voltage].concat();
+        assert_eq!(run_obis(None, &nested), Ok(vec![want]));
+    }
+
+    #[test]
+    fn what_a_push_must_have() {
+        let register = [&[2, 2][..], &obis(1, 8), &[6, 0, 0, 0, 9]].concat();
+        let noon = DateTime(CLOCK[2..].try_into().unwrap());
+        let rows = run_obis(Some(noon), &register).unwrap();
+        assert_eq!((rows[0].taken_at, rows[0].register_wh), (NOON, 9));
+        assert_eq!(run_obis(None, &register), Err(Fault::Missing("clock")));
+        // Without a register there is no row, and nothing wrong.
+        let power = [&[2, 2][..], &obis(1, 7), &[6, 0, 0, 0, 9]].concat();
+        assert_eq!(run_obis(None, &power), Ok(vec![]));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_refused() {
+        let noon = Some(DateTime(CLOCK[2..].try_into().unwrap()));
+        let check = |code: [u8; 8], value: &[u8], want: &'static str| {
+            let body = [&[2, 2][..], &code, value].concat();
+            assert_eq!(run_obis(noon, &body), Err(Fault::Invalid(want)), "{value:?}");
+        };
+        check(obis(1, 8), &[5, 0xFF, 0xFF, 0xFF, 0xFF], "register");
+        check(obis(1, 8), &[9, 1, 5], "register");
+        check(obis(1, 8), &[21, 0xFF, 0, 0, 0, 0, 0, 0, 0], "register");
+        check(obis(32, 7), &[16, 0xFF, 0xFF], "voltage");
+        check([9, 6, 0, 0, 1, 0, 0, 255], &[17, 5], "clock");
+        check([9, 6, 0, 0, 96, 3, 10, 255], &[22, 3], "relay state");
+        // A register in varh is no register.
+        let body = [&[2, 3][..], &obis(1, 8), &[6, 0, 0, 0, 9, 2, 2, 15, 0, 22, 32]].concat();
+        assert_eq!(run_obis(noon, &body), Err(Fault::Invalid("register")));
+    }
+}

@@ -1,7 +1,7 @@
 //! Finds the APDUs in captured bytes, whatever carries them.
 
 use super::super::{Fault, WireError};
-use super::explain::Tree;
+use super::tree::Tree;
 use super::{Assembly, Ciphered, Hdlc, Mbus, Wrapper, strip_llc, tag};
 
 const APDU_SIZE_MAX: usize = 65_536;
