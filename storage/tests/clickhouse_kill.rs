@@ -3,7 +3,7 @@
 
 mod clickhouse_support;
 
-use clickhouse_support::Server;
+use clickhouse_support::{Server, client};
 use meter::{Energy, MeterId, Outcome, Reading, Seq, UnixSeconds};
 use storage::clickhouse::{Batch, Collector, Sink, Table};
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ async fn every_row_is_there_once_after_twenty_kills() {
             continue;
         }
         let name = server.name();
-        let sink = Sink::open(server.config("kills")).await.unwrap();
+        let sink = Sink::open(server.fresh("kills").await).await.unwrap();
         let (_keep, mut stop) = watch::channel(false);
         let mut sent = 0_u32;
         let mut interrupted = 0_usize;
@@ -83,13 +83,7 @@ async fn every_row_is_there_once_after_twenty_kills() {
 }
 
 async fn sums(server: &Server) -> Vec<u64> {
-    let config = server.config("kills");
-    let client = clickhouse::Client::default()
-        .with_url(&config.url)
-        .with_user(&config.user)
-        .with_password(&config.password)
-        .with_compression(clickhouse::Compression::None)
-        .with_validation(false);
+    let client = client(&server.config("kills"));
     let sql = "SELECT [count(), sum(register_wh)] FROM kills.readings FINAL";
     client.query(sql).fetch_one().await.unwrap()
 }

@@ -3,7 +3,7 @@
 
 mod clickhouse_support;
 
-use clickhouse_support::Server;
+use clickhouse_support::{Server, client};
 use meter::{
     AccountId, AccountTerms, AlarmCode, AlarmRow, AlarmState, Cause, Current, CustomerId, Effects,
     Energy, Fields, Frequency, GapRow, GapState, GatewayId, IntervalQuality, IntervalRow,
@@ -11,9 +11,7 @@ use meter::{
     PowerFactor, QuarantineReason, ReactivePower, Reading, Recall, Role, Seq, Settled, Severity,
     Spread, Subject, TransformerId, UnixSeconds, Voltage,
 };
-use storage::clickhouse::{
-    AccountRow, Batch, ClickhouseConfig, ClickhouseError, Collector, MeterRow, Sink, Table,
-};
+use storage::clickhouse::{AccountRow, Batch, ClickhouseError, Collector, MeterRow, Sink, Table};
 use tokio::sync::watch;
 
 /// 2026-03-31T12:00:00Z: four days of quarter hours from here cross a month's end.
@@ -258,7 +256,7 @@ fn equal_rows_make_equal_batches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sending_again_changes_nothing() {
     for server in Server::all().await {
-        let sink = Sink::open(server.config("again")).await.unwrap();
+        let sink = Sink::open(server.fresh("again").await).await.unwrap();
         let batches = collect(100_000);
         let months: std::collections::BTreeSet<_> = batches.iter().map(|b| b.month).collect();
         assert_eq!(months.len(), 3, "two months and none");
@@ -295,7 +293,7 @@ async fn sending_again_changes_nothing() {
 async fn history_gives_back_what_was_stored() {
     for server in Server::all().await {
         let name = server.name();
-        let sink = Sink::open(server.config("history")).await.unwrap();
+        let sink = Sink::open(server.fresh("history").await).await.unwrap();
         send(&sink, &collect(100_000)).await;
         let history = sink.history();
         let all = (at(0), at(DAYS * 96));
@@ -368,7 +366,7 @@ async fn history_gives_back_what_was_stored() {
 async fn days_and_months_are_local_and_replaced_rows_count_once() {
     for server in Server::all().await {
         let name = server.name();
-        let sink = Sink::open(server.config("periods")).await.unwrap();
+        let sink = Sink::open(server.fresh("periods").await).await.unwrap();
         send(&sink, &collect(100_000)).await;
         // A late reading replaces three intervals.
         let mut collector = Collector::new(1000);
@@ -422,19 +420,10 @@ async fn days_and_months_are_local_and_replaced_rows_count_once() {
     }
 }
 
-fn client(config: &ClickhouseConfig) -> clickhouse::Client {
-    clickhouse::Client::default()
-        .with_url(&config.url)
-        .with_user(&config.user)
-        .with_password(&config.password)
-        .with_compression(clickhouse::Compression::None)
-        .with_validation(false)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recall_finds_the_window_and_its_neighbours() {
     for server in Server::all().await {
-        let sink = Sink::open(server.config("recall")).await.unwrap();
+        let sink = Sink::open(server.fresh("recall").await).await.unwrap();
         send(&sink, &collect(100_000)).await;
         let history = sink.history();
         let check = async |from: u32, to: u32, want: Vec<u32>| {
@@ -459,7 +448,7 @@ async fn a_recall_finds_the_window_and_its_neighbours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_or_changed_schema_is_refused() {
     for server in Server::all().await {
-        let config = server.config("schema");
+        let config = server.fresh("schema").await;
         drop(Sink::open(config.clone()).await.unwrap());
         let client = client(&config);
         let run = async |sql: &str| client.query(sql).execute().await.unwrap();
@@ -484,7 +473,7 @@ async fn a_foreign_or_changed_schema_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_the_server_is_said() {
     for server in Server::all().await {
-        let mut config = server.config("wrong");
+        let mut config = server.fresh("wrong").await;
         config.password = "not the password".into();
         let error = Sink::open(config).await.unwrap_err();
         assert!(matches!(error, ClickhouseError::Refused { .. }), "{} {error}", server.name());

@@ -19,7 +19,9 @@ use super::{ClickhouseError, Table};
 #[derive(Clone)]
 pub struct History {
     client: Client,
+    url: String,
     database: String,
+    /// The database as it stands in a statement.
     name: String,
 }
 
@@ -220,10 +222,10 @@ const READING_COLUMNS: &str = "meter_id, toUInt32(taken_at), seq, toUInt32(recei
      reactive_var, frequency_mhz, power_factor_milli, fields, toUInt8(outcome), toUInt8(reason)";
 
 impl History {
-    pub(super) fn new(client: Client, database: &str) -> Self {
-        let name = quoted(database);
+    pub(super) fn new(client: Client, url: &str, database: &str) -> Self {
         let client = client.with_setting("wait_end_of_query", "1");
-        Self { client, database: database.to_owned(), name }
+        let name = quoted(database);
+        Self { client, url: url.to_owned(), database: database.to_owned(), name }
     }
 
     /// A meter's intervals that start in `[from, to)`, ascending, at most `rows_max`.
@@ -468,6 +470,6 @@ impl History {
     }
 
     async fn rows<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>, ClickhouseError> {
-        query.fetch_all().await.map_err(|error| ClickhouseError::from_client("its URL", error))
+        query.fetch_all().await.map_err(|error| ClickhouseError::from_client(&self.url, error))
     }
 }

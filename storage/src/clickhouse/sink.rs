@@ -143,7 +143,8 @@ impl Sink {
 
     /// The questions that the product asks.
     pub fn history(&self) -> History {
-        History::new(self.inner.client.clone(), &self.inner.config.database)
+        let config = &self.inner.config;
+        History::new(self.inner.client.clone(), &config.url, &config.database)
     }
 
     /// Sends one batch until the server has it; always the same bytes and token.
@@ -289,14 +290,12 @@ impl ClickhouseError {
     /// Sorts a client's error.
     pub(super) fn from_client(url: &str, error: clickhouse::error::Error) -> Self {
         use clickhouse::error::Error;
-        let message = match error {
-            Error::BadResponse(message) => message,
-            Error::Network(_) | Error::TimedOut => {
-                return Self::Unreachable { url: url.to_owned(), source: error };
-            }
-            other => {
-                return Self::NotClickhouse { url: url.to_owned(), message: other.to_string() };
-            }
+        let url = url.to_owned();
+        if matches!(error, Error::Network(_) | Error::TimedOut) {
+            return Self::Unreachable { url, source: error };
+        }
+        let Error::BadResponse(message) = error else {
+            return Self::NotClickhouse { url, message: error.to_string() };
         };
         let digits: String = message
             .split_once("Code: ")
@@ -306,7 +305,7 @@ impl ClickhouseError {
             // Access, users, passwords.
             Ok(164 | 192 | 193 | 194 | 497 | 516) => Self::Refused { message },
             Ok(code) => Self::Server { code, message },
-            Err(_) => Self::NotClickhouse { url: url.to_owned(), message },
+            Err(_) => Self::NotClickhouse { url, message },
         }
     }
 

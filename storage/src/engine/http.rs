@@ -34,6 +34,8 @@ const BODY_PIECES_MAX: usize = 8;
 /// A refused request's body is read to its end up to this size, so that the client gets to read
 /// the answer; beyond it the connection is closed.
 const DRAIN_BYTES_MAX: usize = 256 << 20;
+/// The same for a request whose head is refused already, perhaps a stranger's.
+const STRANGER_DRAIN_BYTES_MAX: usize = 1 << 20;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -84,8 +86,12 @@ pub(super) async fn serve(
         };
         tokio::select! {
             (accepted, slot) = accept => {
-                // A failed accept (no file left, client gone) concerns that client only.
-                let Ok((stream, _)) = accepted else { continue };
+                // A failed accept concerns that client only; where files are short, more would
+                // fail at once.
+                let Ok((stream, _)) = accepted else {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
                 let serve = connection(Arc::clone(&server), stream, closing.subscribe());
                 connections.spawn(async move {
                     serve.await;
@@ -157,7 +163,7 @@ impl Server {
                 (query_id, self.run(call, mark, body).await)
             }
             Err(failure) => {
-                drain(body, DRAIN_BYTES_MAX).await;
+                drain(body, STRANGER_DRAIN_BYTES_MAX).await;
                 (mark, Err(failure))
             }
         };

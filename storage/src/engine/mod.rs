@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 pub use library::{LIBRARY_INTEGRITY, LIBRARY_PACKAGE, locate_library};
 pub use supervisor::{EngineState, Supervisor, SupervisorConfig};
@@ -214,7 +214,7 @@ impl EngineError {
 /// # Errors
 /// What stops it from starting; end the process with [`EngineError::exit_code`].
 pub fn run_child() -> Result<Infallible, EngineError> {
-    let mut line = String::new();
+    let mut line = Zeroizing::new(String::new());
     // No more than a configuration can need, however much a stranger pipes in.
     let mut head = io::stdin().take(64 << 10);
     loop {
@@ -242,11 +242,10 @@ pub fn run(config: EngineConfig) -> Result<Infallible, EngineError> {
     let locked = || EngineError::Locked { folder: config.folder.clone() };
     // Stays open: while one connection is, further ones cost a millisecond instead of 160.
     let boot = library.connect(&session::boot_arguments(&config)).ok_or_else(locked)?;
-    let engine = session::Engine::new(library, boot, config)
-        .map_err(|message| EngineError::NotReady(message.0))?;
-    let engine = Arc::new(engine);
     // From here on the engine's threads run: leave by `exit_now` only.
-    let served = serve_until_stopped(&engine);
+    let served = session::Engine::new(library, boot, config)
+        .map_err(|message| EngineError::NotReady(message.0))
+        .and_then(|engine| serve_until_stopped(&Arc::new(engine)));
     match served {
         Ok(()) => chdb::exit_now(0),
         Err(error) => {

@@ -253,9 +253,10 @@ impl From<SqlError> for Failure {
     }
 }
 
-/// The engine's own words about a text that does not parse.
+/// The engine's own words about a text that does not parse. The text is passed as a string: put
+/// behind EXPLAIN, a part of it could become a statement and run.
 fn syntax_error(connection: &mut Connection, text: &str) -> Failure {
-    match connection.query(&format!("EXPLAIN AST {text}"), "Null", &[]) {
+    match connection.query(&format!("SELECT formatQuery({})", literal(text)), "Null", &[]) {
         Err(message) => Failure::from(message),
         Ok(_) => Failure::new(code::SYNTAX_ERROR, "empty or unknown statement"),
     }

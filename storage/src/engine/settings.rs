@@ -68,6 +68,16 @@ pub(super) fn accept(
     name: &str,
     value: &str,
 ) -> Result<Option<String>, Failure> {
+    let unknown = || {
+        let what =
+            format_args!("setting {name} is not known or cannot be set on the embedded engine");
+        Err(Failure::new(code::UNKNOWN_SETTING, what))
+    };
+    // Names go into a SET as they are: anything but a plain word would be SQL.
+    if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    {
+        return unknown();
+    }
     if IGNORED.contains(&name) {
         return Ok(None);
     }
@@ -80,13 +90,7 @@ pub(super) fn accept(
     let known = PLAIN.contains(&name)
         || (PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             && !NAMES_FILES.iter().any(|prefix| name.starts_with(prefix)));
-    if known {
-        return Ok(Some(value.to_owned()));
-    }
-    Err(Failure::new(
-        code::UNKNOWN_SETTING,
-        format_args!("setting {name} is not known or cannot be set on the embedded engine"),
-    ))
+    if known { Ok(Some(value.to_owned())) } else { unknown() }
 }
 
 /// What each reader starts with.
@@ -152,5 +156,6 @@ mod tests {
         check(Role::Writer, "format_schema", "x", Err(115));
         check(Role::Writer, "dialect", "prql", Err(115));
         check(Role::Reader, "param", "x", Err(115));
+        check(Role::Reader, "format_x = 1, max_memory_usage", "0", Err(115));
     }
 }

@@ -136,13 +136,14 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 /// Refused wherever they stand: the functions that reach files or other programs (they work by
-/// name alone, as in `arrayMap(file, …)`), a table function that runs a text, and a system table
-/// that stops every thread in turn.
-const NEVER: &[&str] = &["file", "catboostevaluate", "evalmlmethod", "eval", "stack_trace"];
+/// name alone, as in `arrayMap(file, …)`), the clauses that read and write files, a table function
+/// that runs a text, and a system table that stops every thread in turn.
+const NEVER: &[&str] =
+    &["file", "infile", "outfile", "catboostevaluate", "evalmlmethod", "eval", "stack_trace"];
 
 /// Refused when called, beside those that the engine itself lists as unfit for readers.
 const NEVER_CALLED: &[&str] =
-    &["cluster", "clusterallreplicas", "input", "infile", "executable", "python", "url", "remote"];
+    &["cluster", "clusterallreplicas", "input", "executable", "python", "url", "remote"];
 
 /// The names that no statement may use.
 #[derive(Debug, Clone)]

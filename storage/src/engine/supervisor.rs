@@ -17,6 +17,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::{EngineConfig, EngineError};
 
@@ -190,7 +191,7 @@ async fn start(config: &SupervisorConfig) -> Result<(Running, SocketAddr), Strin
     let stdout = child.stdout.take().expect("piped");
     let stderr = child.stderr.take().expect("piped");
     let words = tokio::spawn(pass_on(BufReader::new(stderr)));
-    let mut line = serde_json::to_string(&config.engine).expect("plain data");
+    let mut line = Zeroizing::new(serde_json::to_string(&config.engine).expect("plain data"));
     line.push('\n');
     let talk = async {
         // A child that ends at once closes the pipe; its exit tells more than the write.

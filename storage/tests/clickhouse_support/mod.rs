@@ -105,7 +105,16 @@ impl Server {
         }
     }
 
-    /// `database` must differ from test to test: a given server keeps it.
+    /// As [`Server::config`], with the database dropped before: a given server keeps it from one
+    /// run to the next.
+    pub(crate) async fn fresh(&self, database: &str) -> ClickhouseConfig {
+        let config = self.config(database);
+        let sql = format!("DROP DATABASE IF EXISTS {database}");
+        client(&config).query(&sql).execute().await.unwrap();
+        config
+    }
+
+    /// `database` must differ from test to test: a given server holds all of them.
     pub(crate) fn config(&self, database: &str) -> ClickhouseConfig {
         let (url, (user, password)) = match self {
             Self::Embedded(engine) => (format!("http://{}", engine.address), WRITER),
@@ -143,6 +152,16 @@ impl Server {
             engine.supervisor.stop().await;
         }
     }
+}
+
+/// A client that asks nothing of the server that 18.16 lacks.
+pub(crate) fn client(config: &ClickhouseConfig) -> clickhouse::Client {
+    clickhouse::Client::default()
+        .with_url(&config.url)
+        .with_user(&config.user)
+        .with_password(&config.password)
+        .with_compression(clickhouse::Compression::None)
+        .with_validation(false)
 }
 
 pub(crate) fn kill(pid: u32) {
