@@ -1,0 +1,246 @@
+//! An account: its ledger, its balance, purchases and standing charges.
+
+use meter::{
+    AccountId, AccountTerms, Cause, LedgerKind, LedgerRow, MeterId, Mode, Money, Purchase, Seq,
+    UnixSeconds,
+};
+
+use crate::charge::Charge;
+use crate::rates::Rates;
+use crate::reference::NO_RATES;
+use crate::snapshot::layout;
+
+/// Names a pair of plan and time zone among those the worker keeps rates of.
+pub(crate) type RatesIndex = u32;
+
+/// What the books keep of an account.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Account {
+    pub(crate) id: AccountId,
+    /// Its meter, or the last one.
+    pub(crate) meter: MeterId,
+    /// The number of its last movement.
+    number: u64,
+    balance: Money,
+    pub(crate) charge: Charge,
+    /// Above this no alarm of the account can be on.
+    pub(crate) quiet_above: Money,
+    pub(crate) alarms: u32,
+    /// Which terms apply: plan, then zone as the number of its name.
+    pub(crate) plan: u32,
+    pub(crate) zone: u32,
+    pub(crate) is_prepaid: u8,
+    pub(crate) overdraft: Money,
+    pub(crate) low_levels: [Money; 2],
+    /// From when and until when it has a meter; until is the end of time while it has one.
+    pub(crate) active_from: UnixSeconds,
+    pub(crate) active_to: UnixSeconds,
+    /// The next local midnight that no tick has passed yet.
+    pub(crate) standing_due: UnixSeconds,
+    /// The rates of plan and zone at this worker.
+    pub(crate) rates: RatesIndex,
+}
+
+layout!(Account {
+    id,
+    meter,
+    number,
+    balance,
+    charge,
+    quiet_above,
+    alarms,
+    plan,
+    zone,
+    is_prepaid,
+    overdraft,
+    low_levels,
+    active_from,
+    active_to,
+    standing_due,
+    rates,
+});
+
+impl Account {
+    pub(crate) fn new(id: AccountId) -> Self {
+        let never = UnixSeconds(u32::MAX);
+        Self {
+            id,
+            standing_due: never,
+            quiet_above: Money::from_ticks(i64::MIN),
+            ..Self::default()
+        }
+    }
+
+    /// Takes over the terms. Under another plan or zone the sums of energy start anew: what is
+    /// charged stays charged.
+    pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
+        if self.has_terms() && rates != self.rates {
+            self.charge = Charge::default();
+        }
+        self.plan = terms.plan.0;
+        self.zone = zone;
+        self.rates = rates;
+        self.is_prepaid = u8::from(terms.mode == Mode::Prepaid);
+        self.overdraft = terms.overdraft;
+        self.low_levels = terms.low_levels;
+        let floor = Money::from_ticks(terms.overdraft.ticks().saturating_neg());
+        let highest = terms.low_levels.into_iter().fold(floor, Money::max);
+        self.quiet_above = if self.is_prepaid == 1 { highest } else { Money::from_ticks(i64::MIN) };
+    }
+
+    /// Whether the registry told its terms; money may come first.
+    pub(crate) const fn has_terms(&self) -> bool {
+        self.rates != NO_RATES
+    }
+
+    /// Reads a little of it; see the touch-ahead of the books.
+    #[inline]
+    pub(crate) const fn touch(&self) -> u32 {
+        self.id.0 ^ self.zone
+    }
+
+    pub(crate) const fn balance(&self) -> Money {
+        self.balance
+    }
+
+    /// Enters a movement. An amount of nothing makes no row.
+    #[inline]
+    pub(crate) fn enter(&mut self, movement: Movement, seq: Seq, ledger: &mut Vec<LedgerRow>) {
+        let Movement { kind, amount, at, cause } = movement;
+        if amount == Money::ZERO {
+            return;
+        }
+        self.number += 1;
+        // 9 · 10^11 currency units: a balance that leaves this range is a broken invariant.
+        self.balance = self.balance.plus(amount).expect("balances stay within 63 bits of ticks");
+        ledger.push(LedgerRow {
+            account: self.id,
+            number: self.number,
+            kind,
+            amount,
+            balance: self.balance,
+            at,
+            cause,
+            seq,
+        });
+    }
+
+    /// Enters a purchase with its fee and tax, by the version in force then.
+    pub(crate) fn purchase(
+        &mut self,
+        purchase: &Purchase,
+        rates: &Rates,
+        seq: Seq,
+        ledger: &mut Vec<LedgerRow>,
+    ) {
+        let Purchase { paid, at, .. } = *purchase;
+        let date = rates.calendar().local(at).date;
+        let version = rates.version_on(date);
+        let fee = version.map_or(Money::ZERO, |v| v.fee.round_to_cents());
+        let tax = version.map_or(Money::ZERO, |v| tax_on(paid, v.tax_bp));
+        let lines = [
+            (LedgerKind::Purchase, paid.ticks()),
+            (LedgerKind::Fee, fee.ticks().saturating_neg()),
+            (LedgerKind::Tax, tax.ticks().saturating_neg()),
+        ];
+        let cause = Cause::Purchase(purchase.purchase.0);
+        for (kind, ticks) in lines {
+            let amount = Money::from_ticks(ticks);
+            self.enter(Movement { kind, amount, at, cause }, seq, ledger);
+        }
+    }
+
+    /// Enters the standing charges of every local midnight up to `now` at which it was active.
+    pub(crate) fn standing(
+        &mut self,
+        now: UnixSeconds,
+        rates: &Rates,
+        seq: Seq,
+        ledger: &mut Vec<LedgerRow>,
+    ) {
+        while self.standing_due <= now {
+            let at = self.standing_due;
+            let date = rates.calendar().local(at).date;
+            self.standing_due = rates.calendar().day_start(date.next()).max(at.plus(1));
+            let is_active = self.active_from <= at && at < self.active_to;
+            let Some(version) = rates.version_on(date).filter(|_| is_active) else { continue };
+            let per_month = if date == date.first_of_month() {
+                version.standing_per_month
+            } else {
+                Money::ZERO
+            };
+            let lines = [
+                (LedgerKind::StandingDay, version.standing_per_day),
+                (LedgerKind::StandingMonth, per_month),
+            ];
+            for (kind, due) in lines {
+                let amount = Money::from_ticks(due.ticks().saturating_neg());
+                self.enter(Movement { kind, amount, at, cause: Cause::Period(at) }, seq, ledger);
+            }
+        }
+    }
+
+    /// A meter begins to serve it: standing charges fall due from the next local midnight on.
+    pub(crate) fn begin(&mut self, meter: MeterId, at: UnixSeconds, rates: &Rates) {
+        self.meter = meter;
+        self.active_from = at;
+        self.active_to = UnixSeconds(u32::MAX);
+        let date = rates.calendar().local(at).date;
+        let today = rates.calendar().day_start(date);
+        let due = if today >= at { today } else { rates.calendar().day_start(date.next()) };
+        let is_first = self.standing_due == UnixSeconds(u32::MAX);
+        self.standing_due = if is_first { due } else { self.standing_due.max(due) };
+    }
+}
+
+/// A movement to enter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Movement {
+    pub(crate) kind: LedgerKind,
+    pub(crate) amount: Money,
+    pub(crate) at: UnixSeconds,
+    pub(crate) cause: Cause,
+}
+
+/// `paid · bp / 10,000`, rounded once, half-even, to whole hundredths.
+fn tax_on(paid: Money, tax_bp: u32) -> Money {
+    let numerator = i128::from(paid.ticks()) * i128::from(tax_bp);
+    let unit = 10_000 * i128::from(Money::TICKS_PER_CENT);
+    let (cents, rest) = (numerator.div_euclid(unit), numerator.rem_euclid(unit));
+    let is_up = rest * 2 > unit || (rest * 2 == unit && cents.rem_euclid(2) == 1);
+    let ticks = (cents + i128::from(is_up)) * i128::from(Money::TICKS_PER_CENT);
+    Money::from_ticks(i64::try_from(ticks).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tax_rounds_half_even_once() {
+        let check = |paid, bp, want| {
+            assert_eq!(tax_on(Money::from_ticks(paid), bp).ticks(), want, "paid={paid} bp={bp}");
+        };
+        check(1_000_000_000, 600, 60_000_000);
+        check(1_000_000, 500, 0); // 0.005 is half a hundredth: to even, 0.
+        check(3_000_000, 500, 200_000); // 0.015: to even, 0.02.
+        check(1_000_001, 500, 100_000);
+        check(i64::MAX, 10_000, i64::MAX);
+    }
+
+    #[test]
+    fn movements_add_up_and_nothing_makes_no_row() {
+        let (mut account, mut ledger) = (Account::new(AccountId(1)), Vec::new());
+        for ticks in [5, 0, -7] {
+            let movement = Movement {
+                kind: LedgerKind::Adjustment,
+                amount: Money::from_ticks(ticks),
+                at: UnixSeconds(1),
+                cause: Cause::Person(Seq(1)),
+            };
+            account.enter(movement, Seq(1), &mut ledger);
+        }
+        let rows: Vec<_> = ledger.iter().map(|row| (row.number, row.balance.ticks())).collect();
+        assert_eq!(rows, [(1, 5), (2, -2)]);
+    }
+}

@@ -1,0 +1,316 @@
+//! Changes of what exists: limits, plans, meters, accounts, installations; and of money.
+
+use meter::{
+    AccountId, AccountTerms, AlarmCode, BalanceRow, Cause, Change, Decision, Effects, Energy,
+    Installation, LedgerKind, MeterId, MeterRecord, Outcome, Policy, QuarantineReason, Reading,
+    Removal, Resolution, Role, Seq, Settled, TransformerId, UnixSeconds,
+};
+
+use crate::account::{Account, Movement};
+use crate::alarm::{self, Thresholds};
+use crate::books::{Books, NO_SLOT, desk};
+use crate::desk::Desk;
+use crate::doctor::Limits;
+use crate::installed::{Meter, NO_ACCOUNT, OPEN_END};
+use crate::late::Late;
+use crate::loss::{News, Usage};
+use crate::reference::NO_RATES;
+use crate::router::owner;
+use crate::sample::Sample;
+
+impl Books {
+    pub(crate) fn change(&mut self, seq: Seq, change: &Change) {
+        match change {
+            Change::Policy(policy) => self.set_policy(seq, policy),
+            Change::Holidays(holidays) => self.reference.set_holidays(holidays),
+            Change::Tariff(version) => self.reference.add_version(version),
+            Change::Meter(record) => self.set_record(seq, record),
+            Change::Account(terms) => self.set_terms(seq, terms),
+            Change::Install(installation) => self.install(seq, installation),
+            Change::Remove(removal) => self.remove(seq, removal),
+            Change::Purchase(purchase) => {
+                self.with_account(purchase.account, seq, |account, rates, effects| {
+                    account.purchase(purchase, rates, seq, &mut effects.ledger);
+                    purchase.at
+                });
+            }
+            Change::Adjust(adjust) => {
+                self.with_account(adjust.account, seq, |account, _, effects| {
+                    let movement = Movement {
+                        kind: LedgerKind::Adjustment,
+                        amount: adjust.amount,
+                        at: adjust.at,
+                        cause: Cause::Person(seq),
+                    };
+                    account.enter(movement, seq, &mut effects.ledger);
+                    adjust.at
+                });
+            }
+            Change::Resolve(resolution) => self.resolve(seq, resolution),
+        }
+    }
+
+    fn set_policy(&mut self, seq: Seq, policy: &Policy) {
+        self.reference.policy = *policy;
+        for meter in &mut self.meters {
+            meter.thresholds = Thresholds::of(&self.records[meter.id.0 as usize], &policy.alarms);
+        }
+        let news = News::Thresholds {
+            raise_milli: policy.alarms.loss_raise,
+            clear_milli: policy.alarms.loss_clear,
+            horizon_s: policy.horizon_s,
+        };
+        self.out.usage.push(Usage { seq, key: self.worker, news });
+    }
+
+    fn set_record(&mut self, seq: Seq, record: &MeterRecord) {
+        self.note_record(record);
+        let index = record.meter.0 as usize;
+        let slot = self.by_meter.get(index).copied().unwrap_or(NO_SLOT);
+        let Some(meter) = self.meters.get_mut(slot as usize) else { return };
+        // From the newest reading on it hangs where the record says now.
+        let (before, from) = (meter.transformer, meter.newest.max(meter.from));
+        if before != record.transformer {
+            tell_hung(meter, (meter.from, from), seq, &mut self.out.usage);
+            meter.transformer = record.transformer;
+            tell_hung(meter, (from, meter.to), seq, &mut self.out.usage);
+        }
+        meter.apply(record, &self.reference.policy);
+    }
+
+    pub(crate) fn note_record(&mut self, record: &MeterRecord) {
+        let index = record.meter.0 as usize;
+        if self.records.len() <= index {
+            self.records.resize(index + 1, UNKNOWN);
+        }
+        self.records[index] = *record;
+    }
+
+    fn set_terms(&mut self, seq: Seq, terms: &AccountTerms) {
+        let zone = self.reference.zone(&terms.zone);
+        if owner(terms.account.0, self.workers) != self.worker {
+            return;
+        }
+        let rates = self.reference.rates_of(terms.plan, zone);
+        let slot = self.account_slot(terms.account);
+        let account = &mut self.accounts[slot as usize];
+        account.set_terms(terms, zone, rates);
+        alarm::balance(account, self.reference.now, seq, &mut self.out.effects.alarms);
+    }
+
+    /// The account, made on first mention.
+    pub(crate) fn account_slot(&mut self, id: AccountId) -> u32 {
+        let index = id.0 as usize;
+        if self.by_account.len() <= index {
+            self.by_account.resize(index + 1, NO_ACCOUNT);
+        }
+        if self.by_account[index] == NO_ACCOUNT {
+            self.by_account[index] = self.accounts.len() as u32;
+            self.accounts.push(Account::new(id));
+        }
+        self.by_account[index]
+    }
+
+    fn with_account(
+        &mut self,
+        id: AccountId,
+        seq: Seq,
+        enter: impl FnOnce(&mut Account, &crate::rates::Rates, &mut Effects) -> UnixSeconds,
+    ) {
+        if owner(id.0, self.workers) != self.worker {
+            return;
+        }
+        let slot = self.account_slot(id);
+        let account = &mut self.accounts[slot as usize];
+        let rates = &self.reference.rates[account.rates as usize];
+        let at = enter(account, rates, &mut self.out.effects);
+        let newest = self.by_meter.get(account.meter.0 as usize);
+        let meter = newest.and_then(|slot| self.meters.get(*slot as usize));
+        account.stand(meter, at, seq, &mut self.out.effects);
+    }
+
+    fn install(&mut self, seq: Seq, installation: &Installation) {
+        let Installation { meter: id, account, at, start } = *installation;
+        let index = id.0 as usize;
+        let newest = self.by_meter.get(index).and_then(|slot| self.meters.get(*slot as usize));
+        if newest.is_some_and(|meter| at <= meter.from) {
+            // Installations follow each other; the registry lets no other pass.
+            return;
+        }
+        self.end_before(seq, id, at);
+        let key = if account.is_some() { account.0 } else { id.0 };
+        let is_known = self.records.get(index).is_some_and(|record| record.period_s != 0);
+        if owner(key, self.workers) != self.worker || !is_known {
+            return;
+        }
+        if self.by_meter.len() <= index {
+            self.by_meter.resize(index + 1, NO_SLOT);
+        }
+        let before = self.by_meter[index];
+        if let Some(meter) = self.meters.get(before as usize) {
+            self.earlier.insert((id, meter.from), before);
+        }
+        let mut meter = Meter::new(id, account, at);
+        meter.account_slot =
+            if account.is_some() { self.account_slot(account) } else { NO_ACCOUNT };
+        meter.transformer = self.records[index].transformer;
+        meter.apply(&self.records[index], &self.reference.policy);
+        tell_hung(&meter, (at, OPEN_END), seq, &mut self.out.usage);
+        let slot = self.meters.len() as u32;
+        self.by_meter[index] = slot;
+        self.meters.push(meter);
+        let mut desk = desk!(self, slot, seq);
+        if let Some(start) = start {
+            desk.meter.start = start;
+            desk.meter.set(Meter::STARTED, true);
+            desk.begin(Sample::anchor(at, start));
+        }
+        let Desk { account, rates, .. } = desk;
+        if let Some(account) = account {
+            account.begin(id, at, rates);
+            self.standing_due = self.standing_due.min(account.standing_due);
+        }
+    }
+
+    /// A meter that is installed anew no longer serves where it did.
+    fn end_before(&mut self, seq: Seq, id: MeterId, at: UnixSeconds) {
+        let slot = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
+        let Some(meter) = self.meters.get_mut(slot as usize) else { return };
+        if meter.to == OPEN_END {
+            meter.to = at.max(meter.newest.plus(1));
+            tell_hung(meter, (meter.from, meter.to), seq, &mut self.out.usage);
+            if let Some(account) = self.accounts.get_mut(meter.account_slot as usize) {
+                account.active_to = at;
+            }
+        }
+    }
+
+    fn remove(&mut self, seq: Seq, removal: &Removal) {
+        let Removal { meter: id, at, end } = *removal;
+        let slot = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
+        if self.meters.get(slot as usize).is_none_or(|meter| meter.to != OPEN_END) {
+            return;
+        }
+        self.end_before(seq, id, at);
+        let mut desk = desk!(self, slot, seq);
+        let Some(newest) = desk.meter.newest_sample().copied().filter(|s| s.at < at) else {
+            return;
+        };
+        let judged = desk.meter.limits.judge(newest.register, end, at.since(newest.at));
+        if judged.is_err() {
+            // A final register that cannot be true is not billed; a person must look at it.
+            let value = i64::try_from(end.wh()).unwrap_or(i64::MAX);
+            desk.panel().raise(AlarmCode::Register, at, value);
+            return;
+        }
+        desk.gap_before(newest.at, at);
+        desk.advance(newest, Sample::anchor(at, end));
+        desk.stand();
+    }
+
+    fn resolve(&mut self, seq: Seq, resolution: &Resolution) {
+        let Resolution { meter, taken_at, seq: asked_by, register, decision } = *resolution;
+        let slot = self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        if self.meters.get(slot as usize).is_none_or(|meter| !meter.serves_at(taken_at)) {
+            return;
+        }
+        let outcome = match decision {
+            Decision::Reject => Outcome::Quarantined(QuarantineReason::Rejected),
+            Decision::NewEpoch => self.new_epoch(slot, taken_at, register, seq),
+        };
+        let mut desk = desk!(self, slot, seq);
+        desk.trust(taken_at);
+        self.note_dirty(slot);
+        let reading = Reading { meter, taken_at, register, ..Reading::default() };
+        self.out.effects.settled.push(Settled { seq: asked_by, reading, outcome, settled_by: seq });
+    }
+
+    /// A new register begins at a reading that was in quarantine.
+    fn new_epoch(&mut self, slot: u32, at: UnixSeconds, register: Energy, seq: Seq) -> Outcome {
+        let mut desk = desk!(self, slot, seq);
+        let sample = Sample { at, register, flags: Sample::EPOCH, ..Sample::default() };
+        let Some(newest) = desk.meter.newest_sample().copied() else {
+            desk.begin(sample);
+            desk.stand();
+            return Outcome::Accepted;
+        };
+        if at > newest.at {
+            desk.meter.cold().epochs.push(at);
+            desk.gap_before(newest.at, at);
+            desk.advance(newest, sample);
+            desk.stand();
+            return Outcome::Accepted;
+        }
+        let mut samples = Vec::new();
+        desk.meter.samples(&mut samples);
+        match desk.insert(&mut samples, sample) {
+            Late::Final(outcome) => {
+                if outcome == Outcome::Accepted {
+                    desk.meter.cold().epochs.push(at);
+                }
+                desk.settle_late(&samples, outcome, at);
+                outcome
+            }
+            // Too far back to be looked at again.
+            Late::Unknown(_) => Outcome::Quarantined(QuarantineReason::Rejected),
+        }
+    }
+}
+
+impl Meter {
+    /// Takes over what the record of the meter says.
+    pub(crate) fn apply(&mut self, record: &MeterRecord, policy: &Policy) {
+        self.limits = Limits::of(record);
+        self.thresholds = Thresholds::of(record, &policy.alarms);
+        self.period_s = record.period_s.max(1);
+        self.set(Self::SUPPLY, record.role == Role::Supply);
+    }
+}
+
+impl Account {
+    /// Where the account stands after a movement that no reading made.
+    pub(crate) fn stand(
+        &mut self,
+        meter: Option<&Meter>,
+        at: UnixSeconds,
+        seq: Seq,
+        effects: &mut Effects,
+    ) {
+        alarm::balance(self, at, seq, &mut effects.alarms);
+        effects.balances.push(BalanceRow {
+            account: self.id,
+            meter: self.meter,
+            balance: self.balance(),
+            as_of: meter.map_or(UnixSeconds(0), |meter| meter.newest),
+            complete_through: meter.map_or(UnixSeconds(0), Meter::complete_through),
+            seq,
+        });
+    }
+}
+
+/// Tells the line loss from when until when a meter hangs on its transformer.
+fn tell_hung(
+    meter: &Meter,
+    (from, to): (UnixSeconds, UnixSeconds),
+    seq: Seq,
+    usage: &mut Vec<Usage>,
+) {
+    if meter.transformer != TransformerId::NONE {
+        let is_supply = meter.has(Meter::SUPPLY);
+        let news = News::Installed { meter: meter.id, from, to, is_supply };
+        usage.push(Usage { seq, key: meter.transformer.0, news });
+    }
+}
+
+/// The record of a meter that nobody told of.
+const UNKNOWN: MeterRecord = MeterRecord {
+    meter: MeterId::NONE,
+    role: Role::Consumer,
+    transformer: TransformerId::NONE,
+    gateway: meter::GatewayId::NONE,
+    current_max: meter::Current::from_ma(0),
+    voltage_nominal: meter::Voltage::from_mv(0),
+    phases: 0,
+    register_digits: 0,
+    period_s: 0,
+};

@@ -1,0 +1,203 @@
+//! A reading in order: the intervals it ends, the charge of what it adds, the interval it leaves
+//! open. R(t) between two readings is a straight line, rounded down.
+
+use meter::{AlarmCode, INTERVAL_S, IntervalQuality, UnixSeconds};
+
+use crate::alarm;
+use crate::desk::{Desk, Metered};
+use crate::installed::Meter;
+use crate::sample::{Pair, Sample, boundary_at_or_after};
+use crate::stats::{Spreads, Stats};
+
+impl Desk<'_> {
+    /// Takes in the first sample: the base of billing, charged with nothing.
+    pub(crate) fn begin(&mut self, sample: Sample) {
+        self.meter.push(sample);
+        self.meter.first = sample.at;
+        self.meter.open_energy = 0;
+        self.meter.set(Meter::EXACT, sample.at.is_boundary());
+        self.reset_open_stats();
+        if !sample.at.is_boundary() {
+            self.add_open_stats(&sample);
+        }
+        let day_end = self.day_end(sample.at);
+        self.meter.usual.begin(day_end);
+    }
+
+    /// Takes in a sample newer than all before, and whose register the doctor found good.
+    #[inline]
+    pub(crate) fn advance(&mut self, newest: Sample, sample: Sample) {
+        let pair = Pair::between(&newest, &sample, self.meter.limits.modulus);
+        let is_next = newest.at.plus(INTERVAL_S) == sample.at;
+        if is_next && newest.at.is_boundary() && !pair.broken {
+            self.one_interval(&pair, &sample);
+        } else {
+            self.any_intervals(&pair, &newest, &sample);
+        }
+        self.watch_day(&pair);
+        self.meter.push(sample);
+    }
+
+    /// The usual case: the reading ends the one interval that the reading before began.
+    #[inline]
+    fn one_interval(&mut self, pair: &Pair, sample: &Sample) {
+        let is_exact = self.meter.has(Meter::EXACT);
+        let cell = self.rates.cell(pair.from);
+        let metered = Metered {
+            start: pair.from,
+            energy: pair.rise,
+            register: sample.register.wh(),
+            quality: if is_exact { IntervalQuality::Actual } else { IntervalQuality::Estimated },
+            is_news: true,
+        };
+        self.row(metered, cell, &Stats::of(sample).spreads());
+        self.charge_cell(cell, pair.rise, pair.from, pair.to);
+        self.meter.open_energy = 0;
+        self.meter.set(Meter::EXACT, true);
+    }
+
+    /// Any other case: within an interval, over several, or not from boundary to boundary.
+    fn any_intervals(&mut self, pair: &Pair, newest: &Sample, sample: &Sample) {
+        let modulus = self.meter.limits.modulus.max(1);
+        let mut start = pair.from.interval_start();
+        let mut risen = 0;
+        // Rows further back than anything may still change are left out; the charge has it all.
+        let oldest_row = sample.at.minus(self.policy.horizon_s).interval_start();
+        while start.plus(INTERVAL_S) <= sample.at {
+            let end = start.plus(INTERVAL_S);
+            let rise = pair.rise_at(end);
+            let energy = self.meter.open_energy + rise - risen;
+            let is_exact = self.meter.has(Meter::EXACT) && end == sample.at && !pair.broken;
+            if end == sample.at {
+                self.add_open_stats(sample);
+            }
+            let spreads = self.open_spreads();
+            if start >= oldest_row {
+                let register = if end == sample.at {
+                    sample.register.wh()
+                } else {
+                    (newest.register.wh() + rise) % modulus
+                };
+                let quality =
+                    if is_exact { IntervalQuality::Actual } else { IntervalQuality::Estimated };
+                let cell = self.rates.cell(start);
+                let metered = Metered { start, energy, register, quality, is_news: true };
+                self.row(metered, cell, &spreads);
+            }
+            self.meter.open_energy = 0;
+            self.meter.set(Meter::EXACT, end == sample.at);
+            self.reset_open_stats();
+            (start, risen) = (end, rise);
+        }
+        if start < sample.at {
+            self.meter.open_energy += pair.rise - risen;
+            self.add_open_stats(sample);
+        }
+        if pair.broken && start < sample.at {
+            self.meter.set(Meter::EXACT, false);
+        }
+        self.charge(pair);
+    }
+
+    fn add_open_stats(&mut self, sample: &Sample) {
+        self.meter.open_stats.get_or_insert_default().add(sample);
+    }
+
+    fn open_spreads(&self) -> Spreads {
+        self.meter.open_stats.as_ref().map_or_else(Spreads::default, |stats| stats.spreads())
+    }
+
+    fn reset_open_stats(&mut self) {
+        if let Some(stats) = &mut self.meter.open_stats {
+            **stats = Stats::default();
+        }
+    }
+
+    /// Holds the running day against the meter's days before.
+    #[inline]
+    fn watch_day(&mut self, pair: &Pair) {
+        if pair.to > self.meter.usual.day_end {
+            self.next_days(pair);
+        } else {
+            self.meter.usual.used += pair.rise;
+        }
+        if self.meter.usual.used > self.meter.usual.bound {
+            let used = i64::try_from(self.meter.usual.used).unwrap_or(i64::MAX);
+            self.panel().raise(AlarmCode::UnusualUse, pair.to, used);
+        }
+    }
+
+    #[cold]
+    fn next_days(&mut self, pair: &Pair) {
+        let mut risen = 0;
+        while pair.to > self.meter.usual.day_end {
+            let day_end = self.meter.usual.day_end;
+            if day_end > pair.from {
+                let rise = pair.rise_at(day_end);
+                self.meter.usual.used += rise - risen;
+                risen = rise;
+            }
+            let bound = self.meter.usual.of_mean(self.policy.alarms.unusual_clear);
+            if self.meter.usual.used <= bound {
+                let used = i64::try_from(self.meter.usual.used).unwrap_or(i64::MAX);
+                self.panel().clear(AlarmCode::UnusualUse, day_end, used);
+            }
+            let next = self.day_end(day_end);
+            self.meter.usual.next_day(next, self.policy.alarms.unusual_raise);
+        }
+        self.meter.usual.used += pair.rise - risen;
+    }
+
+    /// The end of the local day that begins at or holds `at`.
+    fn day_end(&self, at: UnixSeconds) -> UnixSeconds {
+        let calendar = self.rates.calendar();
+        let date = calendar.local(at).date;
+        calendar.day_start(date.next()).max(at.plus(1))
+    }
+
+    /// Opens a gap before the newest sample where readings are absent, and closes the open tail.
+    #[inline]
+    pub(crate) fn gap_before(&mut self, from: UnixSeconds, to: UnixSeconds) {
+        let is_apart = to.since(from) / 2 >= self.meter.period_s;
+        if is_apart
+            || self.meter.has(Meter::TAIL_GAP)
+            || self.meter.oldest_gap != UnixSeconds(u32::MAX)
+        {
+            self.note_gap(from, to);
+        }
+    }
+
+    #[cold]
+    fn note_gap(&mut self, from: UnixSeconds, to: UnixSeconds) {
+        let row = self.gap_rows();
+        let had_tail = self.meter.has(Meter::TAIL_GAP);
+        self.meter.set(Meter::TAIL_GAP, false);
+        let rows = &mut self.out.effects.gaps;
+        let told = rows.len();
+        let horizon = to.minus(self.policy.horizon_s);
+        let gaps = &mut self.meter.cold().gaps;
+        gaps.forget_before(horizon);
+        gaps.open(row, from, to, rows);
+        let oldest = gaps.oldest();
+        if rows.len() > told {
+            self.meter.keep_around(to);
+        } else if had_tail {
+            rows.push(row.of(from, to, meter::GapState::Closed));
+        }
+        self.meter.oldest_gap = oldest.unwrap_or(UnixSeconds(u32::MAX));
+    }
+
+    /// Alarms that a reading in order raises or clears.
+    #[inline]
+    pub(crate) fn watch_sample(&mut self, sample: &Sample) {
+        if self.meter.alarms != 0 || !self.meter.thresholds.is_quiet(sample) {
+            let (record, policy) = (self.record, self.policy);
+            alarm::electrical(&mut self.panel(), sample, record, &policy.alarms);
+        }
+    }
+}
+
+/// The intervals that the stretch between two neighbours touches: first start, last end.
+pub(crate) const fn touched(from: UnixSeconds, to: UnixSeconds) -> (UnixSeconds, UnixSeconds) {
+    (from.interval_start(), boundary_at_or_after(to))
+}

@@ -1,0 +1,207 @@
+//! Rates: from an interval to tariff version, rate, price and block period, for one plan in one
+//! time zone. The answers are kept in a table by interval, built a stretch of days at a time.
+
+use meter::{
+    Block, BlockPeriod, CalendarId, DayType, Holidays, INTERVAL_S, LocalCalendar, LocalDate,
+    TariffVersion, UnixSeconds,
+};
+
+/// Names a tariff version within its plan, in the order the log brought them.
+pub(crate) type VersionIndex = u16;
+
+/// The version of intervals that no version covers: no rate, no price.
+pub(crate) const UNPRICED: VersionIndex = u16::MAX;
+
+/// What decides the price of an interval's energy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Cell {
+    /// The block period: its first second, plus 1 for a year so that it never equals a month.
+    pub(crate) period: u32,
+    pub(crate) version: VersionIndex,
+    /// 1 to 4; 0 when no version covers the interval.
+    pub(crate) rate: u8,
+    /// Of the rate, in 1/10,000 per kWh.
+    pub(crate) price_e4: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    cell: u16,
+    /// How many intervals from this one on share the cell, as far as the table goes.
+    run: u16,
+}
+
+/// Rates of one plan in one time zone.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    calendar: LocalCalendar,
+    versions: Vec<TariffVersion>,
+    holidays: Vec<Holidays>,
+    cells: Vec<Cell>,
+    /// Number of the first interval of the table.
+    first: u32,
+    slots: Vec<Slot>,
+}
+
+/// Intervals by which the table grows.
+const STRETCH: u32 = 96;
+/// Beyond this the table starts afresh: 400 days.
+const SLOTS_MAX: u32 = 400 * 96;
+
+impl Rates {
+    pub(crate) fn new(calendar: LocalCalendar) -> Self {
+        Self {
+            calendar,
+            versions: Vec::new(),
+            holidays: Vec::new(),
+            cells: Vec::new(),
+            first: 0,
+            slots: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn calendar(&self) -> &LocalCalendar {
+        &self.calendar
+    }
+
+    /// Takes a version in. One for a day that has one already replaces it, unless it is in force.
+    pub(crate) fn add_version(&mut self, version: TariffVersion) {
+        self.versions.push(version);
+        self.slots.clear();
+    }
+
+    /// Takes a calendar of holidays in, whole.
+    pub(crate) fn set_holidays(&mut self, holidays: Holidays) {
+        self.holidays.retain(|known| known.calendar != holidays.calendar);
+        self.holidays.push(holidays);
+        self.slots.clear();
+    }
+
+    /// What decides the price of the interval that holds `at`.
+    #[inline]
+    pub(crate) fn cell(&mut self, at: UnixSeconds) -> Cell {
+        let slot = self.slot(at.0 / INTERVAL_S);
+        self.cells[usize::from(slot.cell)]
+    }
+
+    /// The same, and the end of the run of intervals from `at` on that share it.
+    pub(crate) fn run(&mut self, at: UnixSeconds) -> (Cell, UnixSeconds) {
+        let index = at.0 / INTERVAL_S;
+        let slot = self.slot(index);
+        let end = (index + u32::from(slot.run)).saturating_mul(INTERVAL_S);
+        (self.cells[usize::from(slot.cell)], UnixSeconds(end))
+    }
+
+    /// Σ of the block adders of `version` over the first `wh` of a period, in ticks.
+    #[inline]
+    pub(crate) fn block_ticks(&self, version: VersionIndex, wh: i64) -> i64 {
+        let Some(version) = self.versions.get(usize::from(version)) else { return 0 };
+        let blocks: &[Block] = &version.blocks;
+        let mut ticks = 0_i64;
+        for (index, block) in blocks.iter().enumerate() {
+            let from = threshold_wh(block);
+            if wh <= from {
+                break;
+            }
+            let to = blocks.get(index + 1).map_or(wh, |next| threshold_wh(next).min(wh));
+            ticks = ticks.saturating_add(block.adder.e4().saturating_mul(to - from));
+        }
+        ticks
+    }
+
+    /// The price of a rate of a version.
+    pub(crate) fn price_e4(&self, version: VersionIndex, rate: u8) -> i64 {
+        let version = self.versions.get(usize::from(version));
+        version.and_then(|version| version.price(rate)).map_or(0, meter::Price::e4)
+    }
+
+    /// Orders versions by the day they begin; of two for one day the newer in the log counts.
+    pub(crate) fn version_order(&self, version: VersionIndex) -> (Option<LocalDate>, VersionIndex) {
+        (self.versions.get(usize::from(version)).map(|v| v.valid_from), version)
+    }
+
+    /// The version in force on a local day.
+    pub(crate) fn version_on(&self, date: LocalDate) -> Option<&TariffVersion> {
+        self.versions.get(usize::from(self.index_on(date)))
+    }
+
+    fn index_on(&self, date: LocalDate) -> VersionIndex {
+        let begun = self.versions.iter().enumerate().filter(|(_, v)| v.valid_from <= date);
+        let newest = begun.max_by_key(|(index, version)| (version.valid_from, *index));
+        newest.and_then(|(index, _)| VersionIndex::try_from(index).ok()).unwrap_or(UNPRICED)
+    }
+
+    #[inline]
+    fn slot(&mut self, index: u32) -> Slot {
+        let known = index.checked_sub(self.first).and_then(|i| self.slots.get(i as usize));
+        match known {
+            Some(slot) => *slot,
+            None => self.grow(index),
+        }
+    }
+
+    /// Builds the table up to `index`, a whole stretch at a time.
+    #[cold]
+    fn grow(&mut self, index: u32) -> Slot {
+        let (from, to) = (index - index % STRETCH, index - index % STRETCH + STRETCH);
+        let end = self.first + self.slots.len() as u32;
+        let span = end.max(to) - self.first.min(from);
+        if self.slots.is_empty() || span > SLOTS_MAX {
+            self.first = from;
+            self.slots = (from..to).map(|i| self.build(i)).collect();
+        } else if to <= self.first {
+            let mut slots: Vec<Slot> = (from..self.first).map(|i| self.build(i)).collect();
+            slots.append(&mut self.slots);
+            self.slots = slots;
+            self.first = from;
+        } else {
+            for i in end..to {
+                let slot = self.build(i);
+                self.slots.push(slot);
+            }
+        }
+        for i in (1..self.slots.len()).rev() {
+            let after = self.slots[i];
+            let slot = &mut self.slots[i - 1];
+            slot.run = if slot.cell == after.cell { after.run.saturating_add(1) } else { 1 };
+        }
+        self.slots[(index - self.first) as usize]
+    }
+
+    fn build(&mut self, index: u32) -> Slot {
+        let cell = self.compute(UnixSeconds(index.saturating_mul(INTERVAL_S)));
+        let known = self.cells.iter().rposition(|known| *known == cell);
+        let at = known.unwrap_or_else(|| {
+            self.cells.push(cell);
+            self.cells.len() - 1
+        });
+        Slot { cell: u16::try_from(at).expect("a plan has few periods, versions, rates"), run: 1 }
+    }
+
+    fn compute(&self, at: UnixSeconds) -> Cell {
+        let local = self.calendar.local(at);
+        let version = self.index_on(local.date);
+        let Some(terms) = self.versions.get(usize::from(version)) else {
+            return Cell { period: 0, version: UNPRICED, rate: 0, price_e4: 0 };
+        };
+        let day = self.day_type(terms.calendar, local.date);
+        let rate = terms.rate(local.date.month_day(), day, local.quarter);
+        let period = match terms.block_period {
+            BlockPeriod::Month => self.calendar.day_start(local.date.first_of_month()).0,
+            BlockPeriod::Year => self.calendar.day_start(local.date.first_of_year()).0 + 1,
+        };
+        Cell { period, version, rate, price_e4: self.price_e4(version, rate) }
+    }
+
+    fn day_type(&self, calendar: Option<CalendarId>, date: LocalDate) -> DayType {
+        let named = self.holidays.iter().find(|h| Some(h.calendar) == calendar);
+        match named.is_some_and(|holidays| holidays.days.contains(&date)) {
+            true => DayType::Holiday,
+            false => date.day_type(),
+        }
+    }
+}
+
+fn threshold_wh(block: &Block) -> i64 {
+    i64::try_from(block.from_kwh.saturating_mul(1000)).unwrap_or(i64::MAX)
+}

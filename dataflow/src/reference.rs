@@ -1,0 +1,128 @@
+//! What every worker knows alike: limits, tariff plans, holidays, and the rates made of them.
+
+use std::collections::BTreeMap;
+
+use meter::{
+    Change, Entry, Holidays, LocalCalendar, OutboxId, PlanId, Policy, Stored, TariffVersion,
+    UnixSeconds,
+};
+
+use crate::account::RatesIndex;
+use crate::rates::Rates;
+
+/// The index of the rates of meters without an account: no price, days of UTC.
+pub(crate) const NO_RATES: RatesIndex = 0;
+
+/// Limits, plans and calendars.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    pub(crate) policy: Policy,
+    /// The newest tick.
+    pub(crate) now: UnixSeconds,
+    versions: BTreeMap<u32, Vec<TariffVersion>>,
+    holidays: BTreeMap<u32, Holidays>,
+    /// Names of time zones in use.
+    zones: Vec<String>,
+    /// Plan and zone of the rates after the first.
+    keys: Vec<(PlanId, u32)>,
+    pub(crate) rates: Vec<Rates>,
+}
+
+impl Reference {
+    pub(crate) fn new() -> Self {
+        Self {
+            policy: Policy::standard(),
+            now: UnixSeconds(0),
+            versions: BTreeMap::new(),
+            holidays: BTreeMap::new(),
+            zones: Vec::new(),
+            keys: Vec::new(),
+            rates: vec![Rates::new(utc())],
+        }
+    }
+
+    pub(crate) fn add_version(&mut self, version: &TariffVersion) {
+        for (key, rates) in self.keys.iter().zip(self.rates.iter_mut().skip(1)) {
+            if key.0 == version.plan {
+                rates.add_version(version.clone());
+            }
+        }
+        self.versions.entry(version.plan.0).or_default().push(version.clone());
+    }
+
+    pub(crate) fn set_holidays(&mut self, holidays: &Holidays) {
+        for rates in &mut self.rates {
+            rates.set_holidays(holidays.clone());
+        }
+        self.holidays.insert(holidays.calendar.0, holidays.clone());
+    }
+
+    /// The number of a zone's name.
+    pub(crate) fn zone(&mut self, name: &str) -> u32 {
+        let known = self.zones.iter().position(|zone| zone == name);
+        let index = known.unwrap_or_else(|| {
+            self.zones.push(name.to_owned());
+            self.zones.len() - 1
+        });
+        index as u32
+    }
+
+    /// The rates of a plan in a zone.
+    pub(crate) fn rates_of(&mut self, plan: PlanId, zone: u32) -> RatesIndex {
+        if let Some(index) = self.keys.iter().position(|key| *key == (plan, zone)) {
+            return index as RatesIndex + 1;
+        }
+        // The registry lets no other name pass; the books then go on in UTC rather than stop.
+        let name = self.zones.get(zone as usize).map_or("UTC", String::as_str);
+        let calendar = LocalCalendar::new(name).unwrap_or_else(|_| utc());
+        let mut rates = Rates::new(calendar);
+        for version in self.versions.get(&plan.0).into_iter().flatten() {
+            rates.add_version(version.clone());
+        }
+        for holidays in self.holidays.values() {
+            rates.set_holidays(holidays.clone());
+        }
+        self.keys.push((plan, zone));
+        self.rates.push(rates);
+        self.keys.len() as RatesIndex
+    }
+
+    /// Appends what a snapshot needs; the rates follow from it.
+    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        let mut changes = vec![Change::Policy(self.policy)];
+        changes.extend(self.holidays.values().cloned().map(Change::Holidays));
+        changes.extend(self.versions.values().flatten().cloned().map(Change::Tariff));
+        let changes = changes.into_boxed_slice();
+        Entry::Changes { outbox: OutboxId(0), changes }.encode(out);
+        self.now.put(out);
+        let names: Vec<u8> = self.zones.join("\n").into_bytes();
+        names.put(out);
+    }
+
+    pub(crate) fn restore(bytes: &mut &[u8]) -> Option<Self> {
+        let mut reference = Self::new();
+        let Ok(Entry::Changes { changes, .. }) = Entry::decode(bytes) else { return None };
+        for change in &changes {
+            match change {
+                Change::Policy(policy) => reference.policy = *policy,
+                Change::Holidays(holidays) => reference.set_holidays(holidays),
+                Change::Tariff(version) => reference.add_version(version),
+                Change::Meter(_)
+                | Change::Account(_)
+                | Change::Install(_)
+                | Change::Remove(_)
+                | Change::Purchase(_)
+                | Change::Adjust(_)
+                | Change::Resolve(_) => return None,
+            }
+        }
+        reference.now = UnixSeconds::take(bytes)?;
+        let names = String::from_utf8(Vec::take(bytes)?).ok()?;
+        reference.zones = names.lines().map(str::to_owned).collect();
+        Some(reference)
+    }
+}
+
+fn utc() -> LocalCalendar {
+    LocalCalendar::new("UTC").expect("UTC is a zone")
+}

@@ -1,0 +1,160 @@
+//! The bytes of a snapshot. Little endian, field by field; what stands for one key (a meter's
+//! installation, an account, a transformer) is one record, and records are sorted by key, so that
+//! equal states have equal bytes, whatever the number of workers.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | `MTRDBOOK` |
+//! | 4 | version of the format, [`VERSION`] |
+//! | 8 | position: the log position of the last entry in it |
+//! | … | four sections: router, reference, and the records of books and of loss |
+//!
+//! A section is its length (8) and bytes; in a section of records each record is its kind (1),
+//! its key (8), its length (4) and bytes.
+
+use meter::{Seq, Stored};
+use thiserror::Error;
+
+/// The version of the format this crate writes and reads.
+pub const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"MTRDBOOK";
+
+/// Why bytes are not a snapshot.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The bytes do not begin as a snapshot does.
+    #[error("not a snapshot of the books")]
+    Foreign,
+    /// Another version of the format.
+    #[error("snapshot has format version {found}, this program reads {VERSION}; replay the log")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// A section is cut short or holds what it must not.
+    #[error("section {section} of the snapshot does not read; replay the log")]
+    Damaged {
+        /// Which one.
+        section: &'static str,
+    },
+}
+
+/// A snapshot in parts.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Parts {
+    pub(crate) position: Seq,
+    pub(crate) router: Vec<u8>,
+    pub(crate) reference: Vec<u8>,
+    pub(crate) books: Vec<Record>,
+    pub(crate) loss: Vec<Record>,
+}
+
+/// The state that stands for one key.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Record {
+    pub(crate) kind: u8,
+    pub(crate) key: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+layout!(Record { kind, key, bytes });
+
+impl Parts {
+    pub(crate) fn encode(mut self) -> Vec<u8> {
+        self.books.sort();
+        self.loss.sort();
+        let mut out = Vec::new();
+        out.extend_from_slice(&MAGIC);
+        VERSION.put(&mut out);
+        self.position.put(&mut out);
+        let mut records = [Vec::new(), Vec::new()];
+        for (section, from) in records.iter_mut().zip([&self.books, &self.loss]) {
+            from.iter().for_each(|record| record.put(section));
+        }
+        for section in [&self.router, &self.reference, &records[0], &records[1]] {
+            (section.len() as u64).put(&mut out);
+            out.extend_from_slice(section);
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let mut left = bytes.strip_prefix(&MAGIC).ok_or(SnapshotError::Foreign)?;
+        let found = u32::take(&mut left).ok_or(SnapshotError::Foreign)?;
+        if found != VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let damaged = |section| SnapshotError::Damaged { section };
+        let position = Seq::take(&mut left).ok_or_else(|| damaged("head"))?;
+        let router = section(&mut left).ok_or_else(|| damaged("router"))?.to_vec();
+        let reference = section(&mut left).ok_or_else(|| damaged("reference"))?.to_vec();
+        let books = section(&mut left).and_then(records).ok_or_else(|| damaged("books"))?;
+        let loss = section(&mut left).and_then(records).ok_or_else(|| damaged("loss"))?;
+        if !left.is_empty() {
+            return Err(damaged("tail"));
+        }
+        Ok(Self { position, router, reference, books, loss })
+    }
+}
+
+fn section<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(u64::take(left)?).ok()?;
+    let (head, rest) = left.split_at_checked(length)?;
+    *left = rest;
+    Some(head)
+}
+
+fn records(mut bytes: &[u8]) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        records.push(Record::take(&mut bytes)?);
+    }
+    Some(records)
+}
+
+/// Gives a struct its layout in a snapshot: its fields, in this order.
+macro_rules! layout {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        impl meter::Stored for $name {
+            fn put(&self, out: &mut Vec<u8>) {
+                $(meter::Stored::put(&self.$field, out);)*
+            }
+
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                Some(Self { $($field: meter::Stored::take(bytes)?),* })
+            }
+        }
+    };
+}
+
+pub(crate) use layout;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_damage() {
+        let record = |key| Record { kind: 0, key, bytes: vec![1, 2, 3] };
+        let parts = Parts {
+            position: Seq(9),
+            router: vec![4],
+            reference: vec![],
+            books: vec![record(2), record(1)],
+            loss: vec![record(7)],
+        };
+        let bytes = parts.clone().encode();
+        let back = Parts::decode(&bytes).unwrap();
+        assert_eq!(back.books, [record(1), record(2)], "sorted by key");
+        assert_eq!(back.encode(), bytes);
+        for cut in 0..bytes.len() {
+            assert!(Parts::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut later = bytes.clone();
+        later[8] = 2;
+        assert_eq!(Parts::decode(&later), Err(SnapshotError::Version { found: 2 }));
+        assert_eq!(Parts::decode(b"else"), Err(SnapshotError::Foreign));
+    }
+}
