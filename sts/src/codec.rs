@@ -4,7 +4,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::block::{Frame, insert_class, remove_class};
-use crate::code::EncryptionAlgorithm;
+use crate::codes::EncryptionAlgorithm;
 use crate::key::DecoderKey;
 use crate::misty1::Misty1;
 use crate::number::TokenNumber;

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::block::Frame;
-use crate::code::EncryptionAlgorithm;
 use crate::codec::{TokenCipher, decode, decode_plain, encode, encode_plain};
+use crate::codes::EncryptionAlgorithm;
 use crate::express::{KEY_CHANGE_OF_THREE, mismatch, parse, parse_hex};
 
 /// Why text is no file of vectors.
@@ -31,11 +31,14 @@ pub struct ReadError {
 }
 
 /// One vector, as written. Empty text stands for "not given".
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 pub struct Row {
     /// Where it stands in the file, from 1.
     #[serde(skip)]
     pub line: u64,
+    /// Fields there should be and fields there are, when these differ.
+    #[serde(skip)]
+    defect: Option<(usize, usize)>,
     /// Its name.
     pub id: String,
     pub(crate) ea: String,
@@ -119,23 +122,28 @@ pub struct Failure {
     pub mismatch: Mismatch,
 }
 
-/// Reads a file of vectors.
+/// Reads a file of vectors. A line that is no row by itself (too few or too many fields) becomes a
+/// row that fails.
 ///
 /// # Errors
-/// [`ReadError`] when a column is missing or a line has too few or too many fields.
+/// [`ReadError`] when a column is missing.
 pub fn read_csv(text: &str) -> Result<Vec<Row>, ReadError> {
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let columns = reader.headers().map_err(|source| ReadError { line: 1, source })?.clone();
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
+    let fail = |line: u64| move |source: csv::Error| ReadError { line, source };
+    let columns = reader.headers().map_err(fail(1))?.clone();
+    let empty: csv::StringRecord = columns.iter().map(|_| "").collect();
+    let _all_columns: Row = empty.deserialize(Some(&columns)).map_err(fail(1))?;
     let mut rows = vec![];
     for record in reader.records() {
-        let fail = |source: csv::Error| {
-            let line = source.position().map_or(0, csv::Position::line);
-            ReadError { line, source }
-        };
-        let record = record.map_err(fail)?;
+        let record = record.map_err(fail(0))?;
         let line = record.position().map_or(0, csv::Position::line);
-        let row: Row =
-            record.deserialize(Some(&columns)).map_err(|source| ReadError { line, source })?;
+        let row = if record.len() == columns.len() {
+            record.deserialize(Some(&columns)).map_err(fail(line))?
+        } else {
+            let id = record.get(0).unwrap_or_default().to_owned();
+            let defect = Some((columns.len(), record.len()));
+            Row { id, defect, ..Row::default() }
+        };
         rows.push(Row { line, ..row });
     }
     Ok(rows)
@@ -162,6 +170,9 @@ pub fn check_rows(rows: &[Row]) -> Summary {
 /// # Errors
 /// The first [`Mismatch`].
 pub fn check_row(row: &Row) -> Result<(), Mismatch> {
+    if let Some((want, got)) = row.defect {
+        return Err(mismatch("fields", &want.to_string(), &got.to_string()));
+    }
     let class = parse("class", &row.class)?;
     let subclass = parse("subclass", &row.subclass)?;
     let content = parse_hex("content44", &row.content44)?;
@@ -271,7 +282,7 @@ V137,7,4,production,abababababababab949494949494949401234567,87f3ecbb2e46b48f,\
         check(0, "content44", "4", |row, v| row.rnd = v.into());
         check(0, "rnd", "16", |row, v| row.rnd = v.into());
         check(0, "tid", "85739", |row, v| row.tid = v.into());
-        check(0, "tid", "85749", |row, v| row.tid = v.into());
+        check(0, "tid", "85756", |row, v| row.tid = v.into());
         check(0, "content44", "85741", |row, v| row.tid = v.into());
         check(0, "when", "2014-02-29T13:00:00Z", |row, v| row.when = v.into());
         check(0, "when", "1999-03-01T13:00:00Z", |row, v| row.when = v.into());
@@ -291,12 +302,16 @@ V137,7,4,production,abababababababab949494949494949401234567,87f3ecbb2e46b48f,\
 
     #[test]
     fn files_that_are_no_vectors() {
-        let check = |text: &str, line| {
-            assert_eq!(read_csv(text).map_err(|error| error.line).map(|_| ()), Err(line), "{text}");
-        };
-        check("id,token\nV001,1\n", 2);
+        let error = read_csv("id,token\nV001,1\n").unwrap_err();
+        assert_eq!(error.line, 1);
+        assert!(error.to_string().contains("missing field `ea`"), "{error}");
         let (header, _) = THREE.split_once('\n').unwrap();
-        check(&format!("{header}\nV001,7\n"), 2);
-        assert_eq!(check_rows(&read_csv(header).unwrap()).to_string(), "0 passed, 0 failed");
+        let count = |text: &str| check_rows(&read_csv(text).unwrap()).to_string();
+        assert_eq!(count(header), "0 passed, 0 failed");
+        let rows = read_csv(&format!("{header}\nV001,7\n{},\n", "1,".repeat(34))).unwrap();
+        let failures: Vec<String> =
+            check_rows(&rows).failures.iter().map(ToString::to_string).collect();
+        let want = ["line 2 V001: fields: want 34, got 2", "line 3 1: fields: want 34, got 36"];
+        assert_eq!(failures, want);
     }
 }

@@ -16,7 +16,7 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::code::{EncryptionAlgorithm, KeyType};
+use crate::codes::{EncryptionAlgorithm, KeyType};
 use crate::identity::{KeyRevisionNumber, MeterPan, SupplyGroupCode, TariffIndex};
 use crate::key::{DecoderKey, VendingKey, hmac_of};
 use crate::tid::BaseDate;

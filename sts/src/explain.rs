@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::block::{Frame, remove_class};
 use crate::civil;
-use crate::code::{EncryptionAlgorithm, KeyDerivation};
 use crate::codec::TokenCipher;
+use crate::codes::{EncryptionAlgorithm, KeyDerivation};
 use crate::derive::{MeterConfig, control_block, dkga02_input, dkga04_block, pan_block};
 use crate::key_change::{KeyChangeSection, Rollover};
 use crate::number::TokenNumber;

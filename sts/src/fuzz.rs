@@ -2,8 +2,8 @@
 //! checksum, which chance alone would not find.
 
 use crate::block::{Frame, insert_class};
-use crate::code::{EncryptionAlgorithm, KeyType};
 use crate::codec::{TokenCipher, decode, decode_plain, encode};
+use crate::codes::{EncryptionAlgorithm, KeyType};
 use crate::conformance::{check_rows, read_csv};
 use crate::derive::{MeterConfig, VendingKeyId};
 use crate::explain::explain;

@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::code::{EncryptionAlgorithm, KeyDerivation};
+use crate::codes::{EncryptionAlgorithm, KeyDerivation};
 
 /// Why bytes are not a key. Holds no byte of it.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]

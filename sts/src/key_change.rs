@@ -17,7 +17,7 @@ use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::block::{low_u8, low_u16, low_u32};
-use crate::code::{EncryptionAlgorithm, KeyType};
+use crate::codes::{EncryptionAlgorithm, KeyType};
 use crate::identity::{KeyExpiryNumber, KeyRevisionNumber, SupplyGroupCode, TariffIndex};
 use crate::key::DecoderKey;
 use crate::token::{ContentError, Token};

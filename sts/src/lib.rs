@@ -7,6 +7,46 @@
 //!
 //! Read [`Token`] (what a token says) and [`SecurityModule`] (who may make one) first. What is
 //! implemented, what is uncertain, and which part is the operator's duty: `docs/sts.md`.
+//!
+//! The first token of the published compliance tests (STS 531 CTSA01), there and back:
+//!
+//! ```
+//! # #[cfg(feature = "production-tables")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use sts::{
+//!     BaseDate, Deriver, EncryptionAlgorithm, KeyRevisionNumber, KeyType, MeterConfig, Rnd, Service,
+//!     Sta, SupplyGroupCode, TariffIndex, Tid, Token, TokenCipher, TransferAmount, VendingKey,
+//!     VendingKeyId, decode, encode,
+//! };
+//!
+//! let meter = MeterConfig {
+//!     pan: "600727000000000009".parse()?,
+//!     ea: EncryptionAlgorithm::Ea07,
+//!     key: VendingKeyId {
+//!         sgc: SupplyGroupCode::new(123_456)?,
+//!         kt: KeyType::Unique,
+//!         krn: KeyRevisionNumber::new(1)?,
+//!     },
+//!     ti: TariffIndex::new(1)?,
+//! };
+//! let vending_key = VendingKey::from_hex("abababababababab")?;
+//! let key = Deriver::new(&vending_key).derive(BaseDate::Base1993, &meter)?;
+//! let cipher = TokenCipher::new(&key, Sta::production());
+//!
+//! let token = Token::Credit {
+//!     service: Service::Electricity,
+//!     rnd: Rnd::from_low_bits(5),
+//!     tid: Tid::at(BaseDate::Base1993, 1_078_149_300)?, // 2004-03-01 13:55
+//!     amount: TransferAmount::parse("0.1", 1)?,         // kWh
+//! };
+//! let number = encode(&token, &cipher);
+//! assert_eq!(number.to_string(), "2371 6100 5011 8319 4197");
+//! assert_eq!(decode(number, &cipher)?, token);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "production-tables"))]
+//! # fn main() {}
+//! ```
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -19,7 +59,7 @@
     )
 )]
 
-mod code;
+mod codes;
 mod identity;
 mod tid;
 
@@ -58,8 +98,8 @@ mod fuzz;
 
 pub use amount::{AmountError, CurrencyAmount, TransferAmount};
 pub use audit::{AuditError, Deed};
-pub use code::{EncryptionAlgorithm, KeyDerivation, KeyType, TokenCarrier};
 pub use codec::{Refusal, TokenCipher, decode, decode_plain, encode, encode_plain};
+pub use codes::{EncryptionAlgorithm, KeyDerivation, KeyType, TokenCarrier};
 pub use derive::{DeriveError, Deriver, MeterConfig, VendingKeyId};
 pub use fuzz::fuzz_decode;
 pub use identity::{

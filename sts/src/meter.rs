@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use crate::block::remove_class;
-use crate::code::KeyType;
 use crate::codec::{Refusal, TokenCipher, decode};
+use crate::codes::KeyType;
 use crate::derive::MeterConfig;
 use crate::identity::{KeyExpiryNumber, KeyRevisionNumber, MeterPan, SupplyGroupCode, TariffIndex};
 use crate::key::DecoderKey;

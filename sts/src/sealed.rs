@@ -18,7 +18,7 @@ use hmac::Mac;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::code::KeyType;
+use crate::codes::KeyType;
 use crate::derive::VendingKeyId;
 use crate::identity::{KeyExpiryNumber, KeyRevisionNumber, SupplyGroupCode};
 use crate::key::{KeyError, VendingKey, hmac_of, unhex};

@@ -15,8 +15,8 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use crate::audit::{AuditError, AuditTrail, Deed};
-use crate::code::{EncryptionAlgorithm, KeyDerivation, KeyType};
 use crate::codec::{TokenCipher, decode, encode};
+use crate::codes::{EncryptionAlgorithm, KeyDerivation, KeyType};
 use crate::derive::{Deriver, MeterConfig, VendingKeyId};
 use crate::key::{DecoderKey, KeyCheckValue, KeyError, VendingKey};
 use crate::key_change::{KeyChange, Rollover};

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::amount::{CurrencyAmount, TransferAmount};
 use crate::block::{Frame, low_u8, low_u16};
-use crate::code::EncryptionAlgorithm;
+use crate::codes::EncryptionAlgorithm;
 use crate::identity::{IdentityError, ManufacturerWidth};
 use crate::key_change::KeyChangeSection;
 use crate::tid::Tid;

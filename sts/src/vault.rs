@@ -11,8 +11,8 @@
 use thiserror::Error;
 
 use crate::amount::{CurrencyAmount, TransferAmount};
-use crate::code::KeyType;
 use crate::codec::Refusal;
+use crate::codes::KeyType;
 use crate::derive::{DeriveError, MeterConfig, VendingKeyId};
 use crate::identity::{KeyExpiryNumber, TariffIndex};
 use crate::key::KeyCheckValue;
