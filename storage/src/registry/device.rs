@@ -29,6 +29,8 @@ pub struct Device {
     pub kind: DeviceKind,
     /// Its system title.
     pub title: SystemTitle,
+    /// The gateway that a meter hangs behind, [`GatewayId::NONE`] when direct.
+    pub gateway: GatewayId,
     /// Name of its push template.
     pub template: String,
     /// Its keys.
@@ -55,9 +57,10 @@ impl Registry {
             return Ok(through);
         }
         let pages = [
-            "SELECT id, system_title, template, sealed_keys, device_rev FROM gateway \
+            "SELECT id, system_title, template, sealed_keys, device_rev, 0 FROM gateway \
              WHERE (device_rev, id) > ($1, $2) ORDER BY device_rev, id LIMIT $3",
-            "SELECT id, system_title, template, sealed_keys, device_rev FROM meter \
+            "SELECT id, system_title, template, sealed_keys, device_rev, COALESCE(gateway, 0) \
+             FROM meter \
              WHERE (device_rev, id) > ($1, $2) ORDER BY device_rev, id LIMIT $3",
         ];
         for (index, sql) in pages.into_iter().enumerate() {
@@ -87,7 +90,8 @@ impl Registry {
         };
         let keys = self.master.open(owner, row.try_get(3)?);
         let keys = keys.ok_or_else(|| RegistryError::Damaged(format!("keys of {title}")))?;
-        Ok(Device { kind, title, template: row.try_get(2)?, keys })
+        let gateway = GatewayId(u32_of(row, 5)?);
+        Ok(Device { kind, title, gateway, template: row.try_get(2)?, keys })
     }
 }
 

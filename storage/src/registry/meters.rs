@@ -138,7 +138,10 @@ impl Registry {
         after: MeterId,
         limit: u32,
     ) -> Result<Vec<Meter>, RegistryError> {
-        let sql = const_format_meters();
+        let sql = format!(
+            "{METER_COLUMNS} WHERE m.id > $1 AND ($2 = 0 OR m.transformer = $2) \
+             AND ($3 = 0 OR m.gateway = $3) AND ($4 = '' OR m.serial = $4) ORDER BY m.id LIMIT $5"
+        );
         sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(i64::from(after.0))
             .bind(i64::from(filter.transformer.0))
@@ -173,6 +176,7 @@ impl Registry {
     pub async fn install(&self, new: Installation) -> Result<OutboxId, RegistryError> {
         let role = self.meter(new.meter).await?.record.role;
         check_role(role, new.account)?;
+        new.start.map_or(Ok(()), |start| check_register("start_wh", start))?;
         let mut write = self.write().await?;
         if new.account.is_some() {
             write.check_tariff_at(new.account, new.at).await?;
@@ -197,6 +201,7 @@ impl Registry {
     /// # Errors
     /// [`Refusal::NotInstalled`], [`Refusal::InstallationOrder`].
     pub async fn remove(&self, removal: Removal) -> Result<OutboxId, RegistryError> {
+        check_register("end_wh", removal.end)?;
         let mut write = self.write().await?;
         let open: Option<i64> = sqlx::query_scalar(
             "SELECT installed_at FROM installation WHERE meter = $1 AND removed_at IS NULL",
@@ -320,6 +325,15 @@ pub(super) fn check_role(role: Role, account: AccountId) -> Result<(), Refusal> 
     }
 }
 
+/// A register of at most 12 kWh digits.
+fn check_register(field: &'static str, register: Energy) -> Result<(), Refusal> {
+    const REGISTER_MAX: Energy = Energy::from_wh(1_000_000_000_000_000);
+    if register < REGISTER_MAX {
+        return Ok(());
+    }
+    Err(Refusal::invalid(field, "must be below 10^15 Wh, the modulus of the longest register"))
+}
+
 /// Whether a record is one the rules can use.
 pub(super) fn check_record(record: &MeterRecord) -> Result<(), Refusal> {
     let fields = [
@@ -342,13 +356,6 @@ pub(super) fn check_record(record: &MeterRecord) -> Result<(), Refusal> {
         return Err(Refusal::invalid("transformer", "a supply meter needs one"));
     }
     Ok(())
-}
-
-fn const_format_meters() -> String {
-    format!(
-        "{METER_COLUMNS} WHERE m.id > $1 AND ($2 = 0 OR m.transformer = $2) \
-         AND ($3 = 0 OR m.gateway = $3) AND ($4 = '' OR m.serial = $4) ORDER BY m.id LIMIT $5"
-    )
 }
 
 fn meter_of(row: &SqliteRow) -> Result<Meter, RegistryError> {

@@ -1,0 +1,82 @@
+//! Rights: what a route needs, what a role may. Routes are grouped by right, so that a request is
+//! refused before its body is read.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use storage::registry::ApiRole;
+
+use crate::App;
+use crate::problem::Problem;
+
+/// What a route needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Right {
+    /// See accounts, balances, statements and prices.
+    Accounts,
+    /// See everything else but tokens.
+    Read,
+    /// Take payments.
+    Sell,
+    /// Register, import, install, acknowledge, settle, set limits.
+    Operate,
+    /// Prices, calendars, corrections, policy, tokens.
+    Administer,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// Number of the token: it is kept with what the caller did.
+    pub(crate) token: u32,
+}
+
+impl Right {
+    pub(crate) const fn is_held_by(self, role: ApiRole) -> bool {
+        match role {
+            ApiRole::Admin => true,
+            ApiRole::Operator => !matches!(self, Self::Administer),
+            ApiRole::Vendor => matches!(self, Self::Accounts | Self::Sell),
+            ApiRole::Reader => matches!(self, Self::Accounts | Self::Read),
+        }
+    }
+}
+
+/// Lets a request through that bears a token with the right.
+pub(crate) async fn check(
+    State((app, right)): State<(Arc<App>, Right)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let token =
+        bearer(request.headers()).and_then(|secret| app.node.registry.token_by_secret(secret));
+    let Some(token) = token else {
+        return Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "no valid token came with the request",
+            "send the header Authorization: Bearer TOKEN; an administrator makes tokens",
+        )
+        .into_response();
+    };
+    if !right.is_held_by(token.role) {
+        return Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("a token of role {} may not do this", token.role.name()),
+            "use a token of another role; the role of each route is in the documentation",
+        )
+        .into_response();
+    }
+    request.extensions_mut().insert(Caller { token: token.id });
+    next.run(request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, secret) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}

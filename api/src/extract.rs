@@ -1,0 +1,115 @@
+//! Bodies, queries and paths of requests, with refusals that say where and what.
+
+use std::sync::Arc;
+
+use axum::body::to_bytes;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::App;
+use crate::problem::Problem;
+
+/// A JSON body.
+pub(crate) struct Body<T>(pub(crate) T);
+
+/// A query string.
+pub(crate) struct Query<T>(pub(crate) T);
+
+/// Parameters of the path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the body is not announced as JSON",
+                "send the header Content-Type: application/json",
+            ));
+        }
+        let bytes = to_bytes(request.into_body(), app.config.body_size_max).await;
+        let bytes = bytes.map_err(|error| body_problem(&error))?;
+        let value = serde_json::from_slice(&bytes).map_err(|error| json_problem(&error))?;
+        Ok(Self(value))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|query| Self(query.0)).map_err(|rejection| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_query",
+                rejection.body_text(),
+                "the parameters of each route are in the documentation",
+            )
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0)).map_err(|rejection| {
+            let detail = match &rejection {
+                PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+                    ErrorKind::Message(text) => text.clone(),
+                    kind => kind.to_string(),
+                },
+                other => other.body_text(),
+            };
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_path",
+                detail,
+                "ids in paths are decimal numbers",
+            )
+        })
+    }
+}
+
+/// Whether a body is announced as JSON.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+}
+
+/// The media type without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    value.split(';').next().map(str::trim)
+}
+
+fn body_problem(error: &axum::Error) -> Problem {
+    use std::error::Error as _;
+    let is_limit =
+        error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+    if is_limit { Problem::body_too_large() } else { Problem::body_broken("the body broke off") }
+}
+
+fn json_problem(error: &serde_json::Error) -> Problem {
+    let detail = error.to_string();
+    let (status, code) = match error.classify() {
+        Category::Syntax | Category::Eof | Category::Io => (StatusCode::BAD_REQUEST, "bad_json"),
+        Category::Data if detail.starts_with("unknown field") => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "unknown_field")
+        }
+        Category::Data if detail.starts_with("missing field") => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "missing_field")
+        }
+        Category::Data => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_field"),
+    };
+    Problem::new(status, code, detail, "the fields of each body are in the documentation at /docs")
+}

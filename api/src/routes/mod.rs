@@ -1,0 +1,171 @@
+//! The routes, grouped by the right that they need. A group is guarded as a whole, before any
+//! body is read; the document says of each route which roles may call it.
+
+#![expect(unused_qualifications, reason = "utoipa's macros write paths in full")]
+
+mod accounts;
+mod admin;
+mod alarms;
+mod imports;
+mod meters;
+mod payments;
+mod series;
+mod site;
+mod system;
+mod tariffs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use meter::{OutboxId, UnixSeconds};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::App;
+use crate::auth::{self, Right};
+use crate::document::{self, Document};
+use crate::problem::{Answer, Problem};
+
+type Routes = OpenApiRouter<Arc<App>>;
+
+impl App {
+    /// The time.
+    pub(crate) fn now(&self) -> UnixSeconds {
+        (self.node.clock)()
+    }
+
+    /// Waits until a change is in the books, so that what the caller does next finds it there.
+    pub(crate) async fn applied(&self, outbox: OutboxId) -> Answer<()> {
+        Ok(self.node.applied.wait(outbox).await?)
+    }
+}
+
+/// Every group of routes with what it needs; `None` for those open to all.
+fn groups() -> [(Option<Right>, Routes); 7] {
+    [
+        (None, system::open()),
+        (Some(Right::Accounts), accounts::seen().merge(payments::seen()).merge(tariffs::seen())),
+        (
+            Some(Right::Read),
+            meters::read().merge(series::read()).merge(site::read()).merge(alarms::read()),
+        ),
+        (Some(Right::Sell), payments::sold()),
+        (
+            Some(Right::Operate),
+            meters::operated()
+                .merge(site::operated())
+                .merge(accounts::operated())
+                .merge(alarms::operated())
+                .merge(series::operated()),
+        ),
+        (Some(Right::Operate), imports::operated()),
+        (
+            Some(Right::Administer),
+            tariffs::administered().merge(payments::administered()).merge(admin::administered()),
+        ),
+    ]
+}
+
+/// The OpenAPI document of all routes.
+pub(crate) fn document() -> OpenApi {
+    let mut whole = document::base();
+    for (right, routes) in groups() {
+        let mut part = routes.into_openapi();
+        if let Some(right) = right {
+            document::guard(&mut part, right);
+        }
+        whole.merge(part);
+    }
+    document::finish(&mut whole);
+    whole
+}
+
+/// The whole API.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+    let mut router = Router::new();
+    for (index, (right, routes)) in groups().into_iter().enumerate() {
+        let mut group: Router<Arc<App>> = routes.into();
+        if let Some(right) = right {
+            let state = (Arc::clone(app), right);
+            group = group.route_layer(from_fn_with_state(state, auth::check));
+        }
+        // Imports, the sixth group, take longer than anything else.
+        let time = if index == 5 { app.config.import_s_max } else { app.config.request_s_max };
+        group = group.route_layer(from_fn_with_state(seconds(time), time_limit));
+        router = router.merge(group);
+    }
+    let docs = Router::new()
+        .route("/openapi.json", get(document::openapi))
+        .route("/docs", get(document::docs))
+        .route("/docs/", get(document::docs_index))
+        .route("/docs/{*file}", get(document::docs_file))
+        .with_state(Arc::new(Document::new(&document())));
+    router
+        .with_state(Arc::clone(app))
+        .merge(docs)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn(security_headers))
+}
+
+/// Ends a request that takes too long.
+async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "timeout",
+            format!("the request took longer than {} s", limit.as_secs()),
+            "a change may be recorded all the same: read the state, or repeat with the same key",
+        )
+        .into_response(),
+    }
+}
+
+/// Headers that tell a browser to do nothing on its own. No CORS header: other sites may not read.
+async fn security_headers(request: Request, next: Next) -> Response {
+    let is_docs = request.uri().path().starts_with("/docs");
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let policy = if is_docs {
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+         frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    };
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn no_route(request: Request) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_route",
+        format!("there is no route {}", request.uri().path()),
+        "all routes are in the documentation at /docs",
+    )
+}
+
+async fn no_method(request: Request) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{} does not take {}", request.uri().path(), request.method()),
+        "all routes are in the documentation at /docs",
+    )
+}
