@@ -372,7 +372,10 @@ impl VirtualMeter {
     fn rate_register(&self, at: UnixSeconds, rate: u8) -> Energy {
         let work = |at| FeederWeek::shared().rate_work(self.plan.load, at, rate);
         let metered = self.metered(at, work, work(self.plan.first));
-        self.rolled(metered.floor().wh())
+        // What the register showed at first stands in equal parts, the rest in the last.
+        let quarter = self.plan.start.wh() / 4;
+        let start = if rate == 4 { self.plan.start.wh() - 3 * quarter } else { quarter };
+        self.rolled(start + metered.floor().wh())
     }
 
     fn rolled(&self, wh: u64) -> Energy {
@@ -415,6 +418,160 @@ fn power_factor(sample: Sample, apparent: u64) -> i16 {
         _ => {
             let milli = u64::from(sample.power.w().unsigned_abs()) * 1000 / apparent;
             i16::try_from(milli.min(1000)).expect("at most 1000")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::profile::CONSUMERS;
+
+    const START: UnixSeconds = UnixSeconds(1_479_686_400);
+
+    fn world() -> World {
+        let retry = Retry { first: Duration::from_secs(1), max: Duration::from_secs(4) };
+        World { seed: Seed(11), retry, window: 2 }
+    }
+
+    fn plan() -> MeterPlan {
+        MeterPlan {
+            ordinal: 5,
+            load: Load { site: 31, days_ahead: 0, scale_milli: 1000 },
+            phases: 1,
+            first: START,
+            last: START.plus(86_400 * 90),
+            period_s: 900,
+            send_delay_s: 0,
+            start: Energy::from_wh(0),
+            register_digits: 6,
+            clock: MeterClock::default(),
+        }
+    }
+
+    fn now(seconds: u32, wall_ms: u64) -> Now {
+        Now { clock: START.plus(seconds), wall: Duration::from_millis(wall_ms) }
+    }
+
+    fn sent(meter: &mut VirtualMeter, now: Now) -> (Vec<(u32, bool)>, Wake) {
+        let mut frames = Vec::new();
+        let wake =
+            meter.poll(&world(), now, &mut |sent| frames.push((sent.counter, sent.is_retry)));
+        (frames, wake)
+    }
+
+    #[test]
+    fn an_unconfirmed_reading_is_sent_again_under_a_fresh_counter() {
+        let mut meter = VirtualMeter::new(&world(), plan());
+        let first = meter.identity().counter() + 1;
+        let (frames, wake) = sent(&mut meter, now(0, 0));
+        assert_eq!(frames, [(first, false)]);
+        assert_eq!(wake.clock, Some(START.plus(900)));
+        let retry_at = wake.wall.unwrap();
+        assert!((1000..=1250).contains(&retry_at.as_millis()), "{retry_at:?}");
+        assert_eq!(sent(&mut meter, now(1, 999)).0, []);
+        assert_eq!(sent(&mut meter, now(1, 1250)).0, [(first + 1, true)]);
+        // The next wait is twice as long.
+        assert_eq!(sent(&mut meter, now(1, 3200)).0, []);
+        assert_eq!(sent(&mut meter, now(1, 3760)).0, [(first + 2, true)]);
+    }
+
+    #[test]
+    fn an_open_relay_stops_the_register() {
+        let mut meter = VirtualMeter::new(&world(), plan());
+        let closed = meter.register(START.plus(7200)).wh();
+        let first = meter.register(START.plus(1800)).wh();
+        let last = closed - meter.register(START.plus(5400)).wh();
+        meter.switch(Relay::Open, START.plus(1800));
+        meter.switch(Relay::Open, START.plus(2000));
+        assert_eq!(meter.register(START.plus(9000)).wh(), first);
+        assert_eq!(meter.measure(&world(), START.plus(1800)).relay, Some(Relay::Open));
+        assert_eq!(meter.measure(&world(), START.plus(1800)).power_w, Some(0));
+        meter.switch(Relay::Closed, START.plus(5400));
+        let both = meter.register(START.plus(7200)).wh();
+        assert!((first + last..=first + last + 1).contains(&both), "{first} {last} {both}");
+        assert_eq!(meter.measure(&world(), START.plus(5400)).relay, Some(Relay::Closed));
+        assert_eq!(meter.register(START.plus(1700)).wh(), {
+            VirtualMeter::new(&world(), plan()).register(START.plus(1700)).wh()
+        });
+    }
+
+    #[test]
+    fn a_register_rolls_over_at_its_digits() {
+        let start = Energy::from_wh(999_999_990);
+        let meter = VirtualMeter::new(&world(), MeterPlan { start, ..plan() });
+        assert_eq!(meter.register(START), start);
+        assert!(meter.register(START.plus(86_400)).wh() < 1_000_000);
+    }
+
+    #[test]
+    fn the_store_reaches_back_sixty_days() {
+        let mut meter = VirtualMeter::new(&world(), plan());
+        meter.take_due(now(86_400 * 70, 0));
+        assert_eq!(meter.unconfirmed(), STORE_S / 900);
+        assert_eq!(meter.lost(), 70 * 96 + 1 - STORE_S / 900);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_stamps_early() {
+        let clock = MeterClock { ahead_s: 400, drift_ppm: 100 };
+        let mut meter = VirtualMeter::new(&world(), MeterPlan { clock, ..plan() });
+        let (frames, wake) = sent(&mut meter, now(0, 0));
+        assert_eq!((frames.len(), wake.clock), (1, Some(START.plus(500))));
+        // After ten days it has gained 86 seconds.
+        let mut meter = VirtualMeter::new(&world(), MeterPlan { clock, ..plan() });
+        meter.take_due(now(864_000, 0));
+        assert_eq!(meter.next, START.plus(864_000 + 900));
+        meter.take_due(now(864_000 + 900 - 400 - 86, 0));
+        assert_eq!(meter.next, START.plus(864_000 + 1800));
+    }
+
+    #[test]
+    fn held_readings_come_late_and_in_order() {
+        let mut meter = VirtualMeter::new(&world(), plan());
+        let at = |slot: u32| START.plus(slot * 900);
+        meter.hold_back(Holdback { from: at(2), to: at(4), until: at(7) });
+        meter.take_due(now(6 * 900, 0));
+        let mut stamps: Vec<_> = std::iter::from_fn(|| meter.pop_due()).collect();
+        assert_eq!(stamps, [at(0), at(1), at(5), at(6)]);
+        assert!(!meter.is_done() && meter.unconfirmed() == 3);
+        meter.take_due(now(7 * 900, 0));
+        stamps = std::iter::from_fn(|| meter.pop_due()).collect();
+        assert_eq!(stamps, [at(2), at(3), at(4), at(7)]);
+    }
+
+    proptest! {
+        /// Nothing that is no confirmation changes anything.
+        #[test]
+        fn strange_frames_are_foreign(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut meter = VirtualMeter::new(&world(), plan());
+            sent(&mut meter, now(0, 0));
+            prop_assert_eq!(meter.receive(&mut bytes, now(0, 1)), Received::Foreign);
+            prop_assert_eq!(meter.unconfirmed(), 1);
+        }
+
+        /// All phases and rates are told, and power, current and voltage agree.
+        #[test]
+        fn measurements_agree(site in 0..CONSUMERS, slot in 1_u32..672, three in any::<bool>()) {
+            let load = Load { site, ..plan().load };
+            let phases = if three { 3 } else { 1 };
+            let meter = VirtualMeter::new(&world(), MeterPlan { load, phases, ..plan() });
+            let shown = meter.measure(&world(), START.plus(slot * 900));
+            let mut apparent_va = 0;
+            for phase in 0..usize::from(phases) {
+                let (mv, ma) = (shown.voltage_mv[phase].unwrap(), shown.current_ma[phase].unwrap());
+                prop_assert!((225_000..245_000).contains(&mv));
+                apparent_va += u64::from(mv) * u64::from(ma) / 1_000_000;
+            }
+            let active = u64::from(shown.power_w.unwrap().unsigned_abs());
+            prop_assert!(apparent_va + 3 >= active, "{shown:?}");
+            prop_assert!(shown.rates_wh.iter().all(Option::is_some));
+            let rates: u64 = shown.rates_wh.iter().flatten().sum();
+            prop_assert!(shown.register_wh.abs_diff(rates) <= 4, "{shown:?}");
         }
     }
 }

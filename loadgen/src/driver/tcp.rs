@@ -8,6 +8,7 @@ use std::time::Duration;
 use meter::wire::dlms::Wrapper;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
+use tracing::debug;
 
 use super::agenda::Agenda;
 use super::{Clocks, DriverConfig, note};
@@ -229,6 +230,7 @@ impl TcpFleet {
             }
             Link::Open(mut stream) => {
                 self.stats.disconnects += 1;
+                debug!(gateway = post.gateway.ordinal(), "connection lost");
                 self.poll.registry().deregister(&mut stream).unwrap_or_default();
                 0
             }
@@ -248,6 +250,7 @@ impl TcpFleet {
                 post.link = Link::Open(stream);
             }
             self.stats.connects += 1;
+            debug!(gateway = post.gateway.ordinal(), "connected");
             post.gateway.link_up(now);
             self.agenda.hasten(u32::try_from(index).expect("an index fits"), now);
         }

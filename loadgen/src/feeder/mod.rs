@@ -199,6 +199,19 @@ impl Feeder {
         std::iter::once(supply).chain(consumers).collect()
     }
 
+    /// [`Feeder::import_rows`] as the CSV that the import takes.
+    ///
+    /// # Panics
+    /// Never: the rows are plain text.
+    #[must_use]
+    pub fn import_csv(&self) -> Vec<u8> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for row in self.import_rows() {
+            writer.serialize(row).expect("a row is a flat list of texts");
+        }
+        writer.into_inner().expect("memory takes everything")
+    }
+
     /// The purchases of the week, in the order of time.
     #[must_use]
     pub fn top_ups(&self) -> &[TopUp] {

@@ -84,7 +84,35 @@ pub fn intervals(readings: &BTreeMap<UnixSeconds, Energy>) -> BTreeMap<UnixSecon
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever the stamps: whole intervals and the open one hold all energy, each once.
+        #[test]
+        fn nothing_is_lost_between_intervals(
+            steps in proptest::collection::vec((1_u32..5000, 0_u64..10_000), 1..40),
+        ) {
+            let (mut at, mut register) = (UnixSeconds(900_000), 77);
+            let mut readings = BTreeMap::from([(at, Energy::from_wh(register))]);
+            for (seconds, wh) in steps {
+                (at, register) = (at.plus(seconds), register + wh);
+                readings.insert(at, Energy::from_wh(register));
+            }
+            let whole = intervals(&readings);
+            let open_from = at.interval_start();
+            for (start, interval) in &whole {
+                prop_assert!(*start < open_from);
+                let before = whole.range(..start).next_back().map_or(77, |(_, i)| i.register.wh());
+                prop_assert_eq!(interval.register.wh() - before, interval.energy.wh());
+                if let Some(exact) = readings.get(&start.plus(INTERVAL_S)) {
+                    prop_assert_eq!(*exact, interval.register);
+                }
+            }
+            prop_assert_eq!(whole.len(), usize::try_from((open_from.0 - 900_000) / 900).unwrap());
+        }
+    }
 
     #[test]
     fn interpolation_floors_the_register_not_the_piece() {
