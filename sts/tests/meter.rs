@@ -1,6 +1,6 @@
 //! The virtual token meter, from outside: its answers one by one, and what holds for any entries.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "tests, and the code they share")]
 
 use proptest::prelude::*;
 use sts::meter::{Config, LockoutRule, ResultCode, VirtualMeter};
@@ -264,6 +264,15 @@ fn a_key_change_of_three_tells_the_supply_group() {
         [2, 1, 0].map(|i| meter.enter(encode(&set[i], &cipher(KEY_64)), 0)).to_vec();
     assert_eq!(codes, [ResultCode::ThirdKct, ResultCode::SecondKct, ResultCode::Accept]);
     assert_eq!(meter.settings().sgc, Some(group));
+}
+
+/// The numbers one maker prints; for the sections edition 3 added, none is public.
+#[test]
+fn sections_are_answered_by_number() {
+    let mut meter = meter(KEY_128);
+    let set = change(NEW_128, Rollover::Keep).tokens().unwrap();
+    let numbers = [3, 1, 0, 2].map(|i| meter.enter(encode(&set[i], &cipher(KEY_128)), 0).number());
+    assert_eq!(numbers, [None, Some(3), Some(2), Some(1)]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The software module from outside: import by two people, what the attributes of a key allow,
 //! and tokens that a virtual meter takes.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "tests, and the code they share")]
 use sts::meter::{Config, ResultCode, VirtualMeter};
 use sts::{
     BaseDate, DecoderKey, Deriver, EncryptionAlgorithm, GroupNotice, ImportError, IssueRequest,
