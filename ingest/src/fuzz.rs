@@ -1,5 +1,7 @@
 //! Hostile bytes against the whole way of a frame, for `fuzz/` and for the tests.
 
+use std::sync::LazyLock;
+
 use meter::wire::dlms::{Keys, Sealing, SecurityControl, Templates, Wrapper};
 use meter::{GatewayId, MeterId, SystemTitle, UnixSeconds};
 
@@ -16,7 +18,8 @@ const KEY: [u8; 16] = [7; 16];
 /// # Panics
 /// When a refused frame left entries behind, or an accepted one left none.
 pub fn fuzz_datagram(input: &[u8]) {
-    let templates = Templates::built_in();
+    static TEMPLATES: LazyLock<Templates> = LazyLock::new(Templates::built_in);
+    let templates = &*TEMPLATES;
     let template = |name| templates.find(name).map_or(0, |id| id.0);
     let registration = |title, device, name, behind| Registration {
         title,
@@ -48,7 +51,7 @@ pub fn fuzz_datagram(input: &[u8]) {
     let mut entries = Vec::new();
     let Ok(claim) = claim(frame, &directory) else { return };
     let now = UnixSeconds(1_800_000_000);
-    let admitted = admit(&claim, frame, &directory, &templates, now, &mut entries);
+    let admitted = admit(&claim, frame, &directory, templates, now, &mut entries);
     assert_eq!(admitted.is_ok(), !entries.is_empty(), "{admitted:?}");
 }
 

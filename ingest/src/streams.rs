@@ -8,6 +8,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use crate::ack::{ACK_SIZE, seal};
 use crate::batch::{Ack, Destination};
@@ -161,7 +162,7 @@ impl Streams {
                 desk.tally.acks_lost += 1;
                 continue;
             }
-            if connection.is_flushed() {
+            if self.unwritten.last() != Some(&index) {
                 self.unwritten.push(index);
             }
             let record = desk.directory.record(ack.record);
@@ -218,6 +219,9 @@ impl Streams {
             desk.tally.end(Ending::ConnectionLimit);
             return;
         }
+        // What the kernel keeps of acknowledgements for who does not read is bounded too. Where it
+        // refuses, its own bound stands.
+        let _bounded = SockRef::from(&stream).set_send_buffer_size(desk.config.out_bytes_max);
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() - 1

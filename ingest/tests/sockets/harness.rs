@@ -1,8 +1,8 @@
 //! A node of sockets only: the test is its log and its clock.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
@@ -18,6 +18,8 @@ use meter::{Entry, GatewayId, MeterId, SystemTitle, UnixSeconds};
 
 pub(crate) const HEAD_END: SystemTitle = SystemTitle(*b"MTDHEAD1");
 pub(crate) const WALL: UnixSeconds = UnixSeconds(1_800_000_000);
+
+static TEMPLATES: LazyLock<Templates> = LazyLock::new(Templates::built_in);
 
 /// What a test waits for comes at once or never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,7 +70,7 @@ pub(crate) fn config() -> Config {
         udp_receive_buffer_bytes: 16 << 20,
         udp_coalesce: true,
         frame_bytes_max: 4096,
-        entries_max: 256,
+        entries_max: 64,
         age_ms_max: 5,
         batches_in_flight_max: 64,
         connections_max: 1000,
@@ -107,7 +109,7 @@ impl Node {
             wall: Arc::new(|| WALL),
             monotonic: Arc::new(move || Duration::from_millis(time.load(Ordering::SeqCst))),
         };
-        let templates = Arc::new(Templates::built_in());
+        let templates = Arc::new(TEMPLATES.clone());
         let ingest = Ingest::bind(config, Arc::clone(&directory), templates, clock, logs).unwrap();
         let bound = ingest.bound();
         let wakers = ingest.wakers();
@@ -240,7 +242,7 @@ fn device(number: u32, device: Device, template: &str, behind: GatewayId) -> Reg
         encryption_key: key.to_be_bytes(),
         authentication_key: key.to_le_bytes(),
         device,
-        template: Templates::built_in().find(template).unwrap().0,
+        template: TEMPLATES.find(template).unwrap().0,
         behind,
     }
 }
