@@ -44,6 +44,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::Truncated`] when there is none; so for every method that takes bytes.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, WireError> {
         self.array().map(u8::from_be_bytes)
     }
@@ -52,6 +53,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::Truncated`].
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_be_bytes)
     }
@@ -60,6 +62,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::Truncated`].
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_be_bytes)
     }
@@ -68,6 +71,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::Truncated`].
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let (taken, left) = self.left.split_first_chunk().ok_or_else(|| self.short(N))?;
         self.left = left;
@@ -79,6 +83,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::Truncated`].
+    #[inline]
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], WireError> {
         let (taken, left) = self.left.split_at_checked(count).ok_or_else(|| self.short(count))?;
         self.left = left;
@@ -90,33 +95,39 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::LengthCoding`] for another form, [`Fault::Truncated`].
+    #[inline]
     pub fn length(&mut self) -> Result<usize, WireError> {
-        let start = *self;
-        let [_, a, b, c, d] = match self.u8()? {
-            short @ 0..=0x7F => return Ok(usize::from(short)),
-            0x81 => [0, 0, 0, 0, self.u8()?],
+        match self.u8()? {
+            short @ 0..=0x7F => Ok(usize::from(short)),
+            form => self.long_length(form),
+        }
+    }
+
+    #[inline(never)]
+    fn long_length(&mut self, form: u8) -> Result<usize, WireError> {
+        let form_at = self.at.saturating_sub(1);
+        let bytes = match form {
+            0x81 => [0, 0, 0, self.u8()?],
             0x82 => {
                 let [c, d] = self.array()?;
-                [0, 0, 0, c, d]
+                [0, 0, c, d]
             }
             0x83 => {
                 let [b, c, d] = self.array()?;
-                [0, 0, b, c, d]
+                [0, b, c, d]
             }
-            0x84 => {
-                let [a, b, c, d] = self.array()?;
-                [0, a, b, c, d]
-            }
-            form => return Err(start.fault(Fault::LengthCoding(form))),
+            0x84 => self.array()?,
+            _ => return Err(WireError::new(Fault::LengthCoding(form), form_at)),
         };
-        let length = u32::from_be_bytes([a, b, c, d]);
-        usize::try_from(length).map_err(|_| start.fault(Fault::Length(usize::MAX)))
+        usize::try_from(u32::from_be_bytes(bytes))
+            .map_err(|_| WireError::new(Fault::Length(usize::MAX), form_at))
     }
 
     /// A length and as many bytes.
     ///
     /// # Errors
     /// Those of [`Self::length`] and [`Self::take`].
+    #[inline]
     pub fn sized(&mut self) -> Result<&'a [u8], WireError> {
         let length = self.length()?;
         self.take(length)

@@ -152,28 +152,65 @@ impl<'a> Walker<'a> {
     /// [`Fault::DataType`], [`Fault::Truncated`], [`Fault::Trailing`], [`Fault::Length`] (more
     /// elements than bytes), [`Fault::Depth`], [`Fault::Elements`]. After one the walk is over.
     #[expect(clippy::should_implement_trait, reason = "an Iterator would not end at an error")]
+    #[inline]
     pub fn next(&mut self) -> Result<Option<Token<'a>>, WireError> {
-        let Some(level) = self.depth.checked_sub(1) else {
-            if !self.root_left {
-                return self.reader.finish().map(|()| None);
+        let types = match self.depth.checked_sub(1).and_then(|level| self.frames.get_mut(level)) {
+            None if self.root_left => {
+                self.root_left = false;
+                Types::Tagged
             }
-            self.root_left = false;
-            return self.element(Types::Tagged).map(Some);
+            None => return self.reader.finish().map(|()| None),
+            Some(frame) if frame.left > 0 && self.compact.is_none() => {
+                frame.left = frame.left.saturating_sub(1);
+                frame.types
+            }
+            Some(_) => match self.next_of_group()? {
+                Some(types) => types,
+                None => return Ok(Some(Token::Close)),
+            },
         };
+        match self.elements_left.checked_sub(1) {
+            Some(left) => self.elements_left = left,
+            None => return Err(self.reader.fault(Fault::Elements(ELEMENTS_MAX))),
+        }
+        if let Types::Tagged = types {
+            match self.reader.u8()? {
+                tag @ (1 | 2 | COMPACT_ARRAY) => self.open(tag),
+                tag => Ok(Some(Token::Value(value(tag, &mut self.reader)?))),
+            }
+        } else {
+            self.described(types)
+        }
+    }
+
+    /// At the end of a group or in a compact array: how the next element is typed, `None` (and one
+    /// level up) when there is none.
+    #[inline(never)]
+    fn next_of_group(&mut self) -> Result<Option<Types>, WireError> {
+        let level = self.depth.saturating_sub(1);
         let Some(frame) = self.frames.get_mut(level) else { return Ok(None) };
         let done = match self.compact {
             Some((end, compact_level)) if compact_level == level => self.reader.at() >= end,
             _ => frame.left == 0,
         };
-        if done {
-            return self.close(level).map(Some);
+        if !done {
+            frame.left = frame.left.saturating_sub(1);
+            let types = frame.types;
+            if let Types::Sequence(at) = types {
+                frame.types = Types::Sequence(type_end(self.whole, at, level)?);
+            }
+            return Ok(Some(types));
         }
-        frame.left = frame.left.saturating_sub(1);
-        let types = frame.types;
-        if let Types::Sequence(at) = types {
-            frame.types = Types::Sequence(type_end(self.whole, at, level)?);
+        if let Some((end, compact_level)) = self.compact
+            && compact_level == level
+        {
+            if self.reader.at() > end {
+                return Err(WireError::new(Fault::Length(self.reader.at()), end));
+            }
+            self.compact = None;
         }
-        self.element(types).map(Some)
+        self.depth = level;
+        Ok(None)
     }
 
     /// Walks to the end of the group that was just opened.
@@ -195,99 +232,73 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    fn close(&mut self, level: usize) -> Result<Token<'a>, WireError> {
-        if let Some((end, compact_level)) = self.compact
-            && compact_level == level
-        {
-            if self.reader.at() > end {
-                return Err(WireError::new(Fault::Length(self.reader.at()), end));
+    /// A group whose tag was just read.
+    fn open(&mut self, tag: u8) -> Result<Option<Token<'a>>, WireError> {
+        let tag_at = self.reader.at().saturating_sub(1);
+        if tag == COMPACT_ARRAY {
+            let types_at = narrow(self.reader.at());
+            let types_end = type_end(self.whole, types_at, self.depth)?;
+            let described = widen(types_end).saturating_sub(self.reader.at());
+            self.reader.take(described)?;
+            let size = self.reader.length()?;
+            if size > self.reader.left().len() {
+                let missing = size.saturating_sub(self.reader.left().len());
+                return Err(self.reader.fault(Fault::Truncated { missing }));
             }
-            self.compact = None;
+            self.compact = Some((self.reader.at().saturating_add(size), self.depth));
+            let frame = Frame { left: u32::MAX, types: Types::Each(types_at) };
+            return self.push(tag_at, Group::CompactArray, frame);
         }
-        self.depth = level;
-        Ok(Token::Close)
+        let count = self.reader.length()?;
+        // Each element takes a byte at least, so more of them than bytes is a lie.
+        if count > self.reader.left().len() {
+            return Err(WireError::new(Fault::Length(count), tag_at));
+        }
+        let count = narrow(count);
+        let group = if tag == 1 { Group::Array(count) } else { Group::Structure(count) };
+        self.push(tag_at, group, Frame { left: count, types: Types::Tagged })
     }
 
-    fn element(&mut self, types: Types) -> Result<Token<'a>, WireError> {
-        let start = self.reader;
-        self.elements_left = self
-            .elements_left
-            .checked_sub(1)
-            .ok_or_else(|| start.fault(Fault::Elements(ELEMENTS_MAX)))?;
-        match types {
-            Types::Tagged => self.tagged(start),
-            Types::Each(at) | Types::Sequence(at) => self.described(at),
-        }
-    }
-
-    fn tagged(&mut self, start: Reader<'a>) -> Result<Token<'a>, WireError> {
-        match self.reader.u8()? {
-            tag @ (1 | 2) => {
-                let count = self.reader.length()?;
-                // Each element takes a byte at least, so more of them than bytes is a lie.
-                if count > self.reader.left().len() {
-                    return Err(start.fault(Fault::Length(count)));
-                }
-                let count = narrow(count);
-                let group = if tag == 1 { Group::Array(count) } else { Group::Structure(count) };
-                self.push(start, group, Frame { left: count, types: Types::Tagged })
-            }
-            COMPACT_ARRAY => {
-                let types_at = narrow(self.reader.at());
-                let types_end = type_end(self.whole, types_at, self.depth)?;
-                let described = widen(types_end).saturating_sub(self.reader.at());
-                self.reader.take(described)?;
-                let size = self.reader.length()?;
-                if size > self.reader.left().len() {
-                    let missing = size.saturating_sub(self.reader.left().len());
-                    return Err(self.reader.fault(Fault::Truncated { missing }));
-                }
-                self.compact = Some((self.reader.at().saturating_add(size), self.depth));
-                let frame = Frame { left: u32::MAX, types: Types::Each(types_at) };
-                self.push(start, Group::CompactArray, frame)
-            }
-            tag => value(tag, &mut self.reader, start).map(Token::Value),
-        }
-    }
-
-    /// An element whose type is stated at `types_at`, not in front of it.
-    fn described(&mut self, types_at: u32) -> Result<Token<'a>, WireError> {
-        let start = self.reader;
+    /// An element whose type is stated elsewhere, not in front of it.
+    #[inline(never)]
+    fn described(&mut self, types: Types) -> Result<Option<Token<'a>>, WireError> {
+        let at = self.reader.at();
+        let (Types::Each(types_at) | Types::Sequence(types_at)) = types else { return Ok(None) };
         let mut types = description(self.whole, types_at)?;
-        let tag = types.u8()?;
-        let token = match tag {
+        let token = match types.u8()? {
             1 => {
                 let count = u32::from(types.u16()?);
                 let frame = Frame { left: count, types: Types::Each(narrow(types.at())) };
-                self.push(start, Group::Array(count), frame)
+                self.push(at, Group::Array(count), frame)
             }
             2 => {
                 let count = narrow(types.length()?);
                 let frame = Frame { left: count, types: Types::Sequence(narrow(types.at())) };
-                self.push(start, Group::Structure(count), frame)
+                self.push(at, Group::Structure(count), frame)
             }
-            tag => value(tag, &mut self.reader, start).map(Token::Value),
+            tag => value(tag, &mut self.reader)
+                .map(|value| Some(Token::Value(value)))
+                .map_err(|error| WireError::new(error.fault, error.offset.max(at))),
         }?;
-        if self.reader.at() == start.at() {
+        if self.reader.at() == at {
             self.zero_size_left = self
                 .zero_size_left
                 .checked_sub(1)
-                .ok_or_else(|| start.fault(Fault::Elements(ZERO_SIZE_MAX)))?;
+                .ok_or_else(|| WireError::new(Fault::Elements(ZERO_SIZE_MAX), at))?;
         }
         Ok(token)
     }
 
     fn push(
         &mut self,
-        start: Reader<'a>,
+        at: usize,
         group: Group,
         frame: Frame,
-    ) -> Result<Token<'a>, WireError> {
-        let slot =
-            self.frames.get_mut(self.depth).ok_or_else(|| start.fault(Fault::Depth(DEPTH_MAX)))?;
-        *slot = frame;
+    ) -> Result<Option<Token<'a>>, WireError> {
+        let slot = self.frames.get_mut(self.depth);
+        *slot.ok_or_else(|| WireError::new(Fault::Depth(DEPTH_MAX), at))? = frame;
         self.depth = self.depth.saturating_add(1);
-        Ok(Token::Open(group))
+        Ok(Some(Token::Open(group)))
     }
 }
 
@@ -327,7 +338,9 @@ fn type_end(whole: &[u8], at: u32, depth: usize) -> Result<u32, WireError> {
     }
 }
 
-fn value<'a>(tag: u8, reader: &mut Reader<'a>, start: Reader<'a>) -> Result<Value<'a>, WireError> {
+/// The content of a value whose tag was just read.
+#[inline]
+fn value<'a>(tag: u8, reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
     Ok(match tag {
         0 => Value::Null,
         3 => Value::Boolean(reader.u8()? != 0),
@@ -360,7 +373,10 @@ fn value<'a>(tag: u8, reader: &mut Reader<'a>, start: Reader<'a>) -> Result<Valu
         32 => Value::DeltaUnsigned(tag, reader.u16()?.into()),
         33 => Value::DeltaUnsigned(tag, reader.u32()?),
         255 => Value::DontCare,
-        unknown => return Err(start.fault(Fault::DataType(unknown))),
+        unknown => {
+            let tag_at = reader.at().saturating_sub(1);
+            return Err(WireError::new(Fault::DataType(unknown), tag_at));
+        }
     })
 }
 
@@ -497,7 +513,7 @@ mod tests {
         check(&[0x06, 1, 2, 3], Fault::Truncated { missing: 1 }, 1);
         check(&[2, 2, 0x11, 5], Fault::Truncated { missing: 1 }, 4);
         // Depth 16 is fine, 17 is not.
-        let nested = |depth: usize| [vec![1, 1].repeat(depth), vec![0]].concat();
+        let nested = |depth: usize| [[1, 1].repeat(depth), vec![0]].concat();
         assert!(walk(&nested(16)).is_ok());
         check(&nested(17), Fault::Depth(16), 32);
         check(&[1, 1].repeat(100_000), Fault::Depth(16), 32);

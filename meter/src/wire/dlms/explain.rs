@@ -11,7 +11,7 @@ use super::unwrap::{self, Unwrapped};
 use super::{
     Assembly, Association, AssociationKind, Attribute, Block, Ciphered, DateTime, Fetched,
     Initiate, InvokeId, Keys, Notification, Obis, SecurityControl, Service, TemplateId, Templates,
-    Token, Value, Walker, tag,
+    tag,
 };
 
 /// What a frame says.

@@ -175,6 +175,7 @@ pub(super) struct Row {
 
 impl Row {
     /// Takes a value for its field; null leaves it absent.
+    #[inline]
     pub(super) fn set(&mut self, found: Found<'_>, deviation_minutes: i16) -> Result<(), Fault> {
         let Found { field: Some(field), value, scaler, unit, .. } = found else { return Ok(()) };
         let invalid = Fault::Invalid(field.name());
@@ -280,6 +281,7 @@ const fn relay(value: Value<'_>) -> Option<Relay> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "values of all other types are none")]
+#[inline]
 fn integer(value: Value<'_>) -> Option<i64> {
     Some(match value {
         Value::DoubleLong(value) => value.into(),
@@ -295,7 +297,11 @@ fn integer(value: Value<'_>) -> Option<i64> {
 }
 
 /// `raw` times ten to the `exponent`. What is lost is cut, or rounded half away from zero.
+#[inline]
 fn scaled(raw: i64, exponent: i8, cut: bool) -> Option<i64> {
+    if exponent == 0 {
+        return Some(raw);
+    }
     let power = 10_i64.checked_pow(exponent.unsigned_abs().into());
     if exponent >= 0 {
         return if raw == 0 { Some(0) } else { raw.checked_mul(power?) };

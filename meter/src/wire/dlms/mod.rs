@@ -79,9 +79,9 @@ pub fn fuzz_frame(bytes: &[u8]) {
     let (invoke_id, date_time) = (InvokeId(0), None);
     let push = Notification { invoke_id, date_time, body: bytes };
     for template in TEMPLATES.all() {
-        drop(template.run(&push, |row| {
-            std::hint::black_box(row);
-        }));
+        let mut rows = 0_u32;
+        let counted = template.run(&push, |_| rows = rows.saturating_add(1));
+        assert!(counted.is_err() || counted == Ok(rows), "{counted:?} of {rows} rows");
     }
     let mut frame = bytes.to_vec();
     let Ok((_, apdu)) = Wrapper::datagram_mut(&mut frame) else { return };

@@ -375,10 +375,8 @@ mod tests {
 
     fn check(toml: &str, want: &str) {
         let error = Template::parse(toml).unwrap_err();
-        let text = match &error {
-            TemplateError::Toml(cause) => cause.to_string(),
-            other => other.to_string(),
-        };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let text = cause.unwrap_or_else(|| error.to_string());
         assert!(text.contains(want), "{toml}\n{text}");
     }
 
