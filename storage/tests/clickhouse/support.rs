@@ -1,8 +1,6 @@
 //! Engines and servers for the tests: the embedded engine (always), Debian's 18.16 (where it is
 //! installed), the server that `METERD_TEST_CLICKHOUSE` names (where set).
 
-#![allow(dead_code, reason = "each test binary uses its part of it")]
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -74,10 +72,9 @@ impl Embedded {
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
-        match *self.supervisor.state().borrow() {
-            EngineState::Ready { pid, .. } => Some(pid),
-            _ => None,
-        }
+        let state = self.supervisor.state();
+        let EngineState::Ready { pid, .. } = *state.borrow() else { return None };
+        Some(pid)
     }
 }
 
@@ -178,6 +175,7 @@ pub(crate) struct OldServer {
 
 impl OldServer {
     /// `None`, with a line that says so, where it is not installed.
+    #[expect(clippy::print_stdout, reason = "what is not run must be seen")]
     pub(crate) fn start() -> Option<Self> {
         let program = ["/usr/sbin/clickhouse-server", "/usr/bin/clickhouse-server"];
         let Some(program) = program.into_iter().find(|path| Path::new(path).is_file()) else {

@@ -1,12 +1,11 @@
 //! Exactly once in effect: the engine or the server is killed the hard way while batches are
 //! under way, again and again; the sink goes on, and at its end every row is there once.
 
-mod clickhouse_support;
-
-use clickhouse_support::{Server, client};
 use meter::{Energy, MeterId, Outcome, Reading, Seq, UnixSeconds};
 use storage::clickhouse::{Batch, Collector, Sink, Table};
 use tokio::sync::watch;
+
+use crate::support::{Server, client};
 
 const KILLS: usize = 20;
 const BATCH_ROWS: u32 = 20_000;

@@ -1,0 +1,9 @@
+//! ClickHouse, always the real thing: the embedded engine as a client meets it (`engine`), the
+//! store on every engine to be had (`store`), and both under the hammer (`kill`).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod engine;
+mod kill;
+mod store;
+mod support;
