@@ -6,10 +6,11 @@ use std::ops::Range;
 use meter::{Energy, UnixSeconds};
 
 use crate::Seed;
+use crate::plan::{MeterClock, MeterPlan, World};
 use crate::profile::{CONSUMERS, Load};
 use crate::seed::Purpose;
 use crate::virtual_gateway::VirtualGateway;
-use crate::virtual_meter::{MeterClock, MeterPlan, VirtualMeter, World};
+use crate::virtual_meter::VirtualMeter;
 
 /// What the meters of a fleet have in common.
 #[derive(Clone, Copy, Debug)]

@@ -1,23 +1,35 @@
 //! Virtual meters and gateways that know the truth, and the fleets that load-test a node.
+//!
+//! Read [`VirtualMeter`] first, then [`truth`]. Devices are state machines without I/O; the
+//! [`driver`]s carry their frames over sockets, through [`faults`]; [`feeder`] is the scenario of
+//! the demo and [`fleet`] makes fleets of any size.
+//!
+//! **Invariant:** nothing of the node is used but the vocabulary and codecs of `meter`. Everything
+//! follows from a [`Seed`] and from clocks that the caller gives: the same seed, the same bytes.
+
 #![forbid(unsafe_code)]
+
+pub mod profile;
+mod seed;
 
 mod backlog;
 mod device;
-pub mod profile;
-mod seed;
+mod plan;
 mod virtual_gateway;
 mod virtual_meter;
 
-pub mod driver;
-pub mod faults;
-pub mod feeder;
-pub mod fleet;
-pub mod report;
 pub mod truth;
 
+pub mod faults;
+pub mod fleet;
+
+pub mod driver;
+pub mod report;
+
+pub mod feeder;
+
 pub use device::{Identity, Now, Received, Retry, Sent, Wake, frame_counter};
+pub use plan::{Holdback, MeterClock, MeterPlan, VoltageSpell, World};
 pub use seed::{Seed, gateway_title, meter_title, mix};
 pub use virtual_gateway::{METERS_MAX, VirtualGateway};
-pub use virtual_meter::{
-    Holdback, MeterClock, MeterPlan, STORE_S, VirtualMeter, VoltageSpell, World,
-};
+pub use virtual_meter::{STORE_S, VirtualMeter};

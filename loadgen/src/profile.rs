@@ -52,6 +52,29 @@ pub struct Sample {
     pub voltage: Voltage,
 }
 
+impl Sample {
+    /// The same voltage with nothing switched on.
+    #[must_use]
+    pub fn without_load(self) -> Self {
+        Self { power: Power::default(), reactive: ReactivePower::default(), ..self }
+    }
+
+    /// Apparent power, whole VA.
+    #[must_use]
+    pub fn apparent_va(self) -> u64 {
+        let square = |value: i32| u64::from(value.unsigned_abs()).pow(2);
+        (square(self.power.w()) + square(self.reactive.var())).isqrt()
+    }
+
+    /// Active ÷ apparent power, in thousandths; 1000 without load.
+    #[must_use]
+    pub fn power_factor_milli(self) -> i16 {
+        let active = u64::from(self.power.w().unsigned_abs());
+        let milli = (active * 1000).checked_div(self.apparent_va()).unwrap_or(1000);
+        i16::try_from(milli.min(1000)).expect("at most 1000")
+    }
+}
+
 /// Exact work of one meter: 0.1 W · s · 1/1000. Differences count, not the value.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Work(u64);

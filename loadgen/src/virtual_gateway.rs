@@ -5,7 +5,8 @@ use meter::UnixSeconds;
 use meter::wire::dlms::{InvokeId, Measured};
 
 use crate::device::{Flight, Identity, Now, Received, Sent, Wake};
-use crate::virtual_meter::{VirtualMeter, World};
+use crate::plan::World;
+use crate::virtual_meter::VirtualMeter;
 
 /// Meters behind one gateway, at most.
 pub const METERS_MAX: usize = 32;

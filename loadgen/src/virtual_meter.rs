@@ -8,8 +8,9 @@ use meter::wire::dlms::{InvokeId, Measured};
 use meter::{Energy, Relay, UnixSeconds};
 
 use crate::backlog::Backlog;
-use crate::device::{Flight, Identity, Now, Received, Retry, Sent, Wake};
-use crate::profile::{FeederWeek, Load, Sample, Work};
+use crate::device::{Flight, Identity, Now, Received, Sent, Wake};
+use crate::plan::{Holdback, MeterPlan, VoltageSpell, World};
+use crate::profile::{FeederWeek, Sample, Work};
 use crate::seed::Purpose;
 use crate::{Seed, mix};
 
@@ -18,84 +19,6 @@ pub const STORE_S: u32 = 60 * 86_400;
 
 /// Room for a sealed push of three phases.
 const FRAME_SIZE_MAX: usize = 256;
-
-/// What all devices of a fleet share.
-#[derive(Clone, Copy, Debug)]
-pub struct World {
-    /// Where keys, loads and noise come from.
-    pub seed: Seed,
-    /// When a device sends again.
-    pub retry: Retry,
-    /// Frames a device has on the way at a time.
-    pub window: u8,
-}
-
-/// What a virtual meter is and does.
-#[derive(Clone, Copy, Debug)]
-pub struct MeterPlan {
-    /// Its number in the fleet, which decides its title and keys.
-    pub ordinal: u32,
-    /// Its load.
-    pub load: Load,
-    /// 1 or 3.
-    pub phases: u8,
-    /// Stamp of its first reading.
-    pub first: UnixSeconds,
-    /// Stamp of its last reading, inclusive.
-    pub last: UnixSeconds,
-    /// Seconds between readings; stamps are multiples of it.
-    pub period_s: u32,
-    /// It sends this long after a stamp, so that a fleet does not speak at once.
-    pub send_delay_s: u16,
-    /// The register at `first`.
-    pub start: Energy,
-    /// Whole kWh digits of its register.
-    pub register_digits: u8,
-    /// Its clock.
-    pub clock: MeterClock,
-}
-
-impl MeterPlan {
-    /// Readings from the first to the last.
-    #[must_use]
-    pub fn readings(&self) -> u64 {
-        match self.last.0.checked_sub(self.first.0) {
-            Some(span) => u64::from(span / self.period_s) + 1,
-            None => 0,
-        }
-    }
-}
-
-/// How a meter's clock goes wrong.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MeterClock {
-    /// Ahead by this at the first reading, seconds.
-    pub ahead_s: i16,
-    /// Gains this much, millionths.
-    pub drift_ppm: i16,
-}
-
-/// A time during which a meter's voltage is off.
-#[derive(Clone, Copy, Debug)]
-pub struct VoltageSpell {
-    /// First stamp that shows it.
-    pub from: UnixSeconds,
-    /// First stamp that no longer does.
-    pub to: UnixSeconds,
-    /// Added to every phase, mV.
-    pub offset_mv: i32,
-}
-
-/// Readings that a meter keeps to itself for a while, as one does whose link is down.
-#[derive(Clone, Copy, Debug)]
-pub struct Holdback {
-    /// First stamp kept.
-    pub from: UnixSeconds,
-    /// Last stamp kept.
-    pub to: UnixSeconds,
-    /// When they are sent after all.
-    pub until: UnixSeconds,
-}
 
 /// The meter.
 #[derive(Clone, Debug)]
@@ -182,15 +105,10 @@ impl VirtualMeter {
     pub fn measure(&self, world: &World, at: UnixSeconds) -> Measured {
         let week = FeederWeek::shared();
         let relay = self.relay(at);
-        let idle = |sample: Sample| Sample {
-            power: meter::Power::default(),
-            reactive: meter::ReactivePower::default(),
-            ..sample
-        };
         // The stamp ends the quarter hour that the sample describes.
         let sample = week.sample(self.plan.load, at.minus(1));
-        let sample = if relay == Relay::Closed { sample } else { idle(sample) };
-        let apparent = apparent_va(sample);
+        let sample = if relay == Relay::Closed { sample } else { sample.without_load() };
+        let apparent = sample.apparent_va();
         let phases = usize::from(self.plan.phases);
         let mut measured = Measured {
             taken_at: at.0,
@@ -198,7 +116,7 @@ impl VirtualMeter {
             rates_wh: [1, 2, 3, 4].map(|rate| Some(self.rate_register(at, rate).wh())),
             power_w: Some(sample.power.w()),
             reactive_var: Some(sample.reactive.var()),
-            power_factor_milli: Some(power_factor(sample, apparent)),
+            power_factor_milli: Some(sample.power_factor_milli()),
             frequency_mhz: Some(frequency(world.seed, at)),
             relay: Some(relay),
             ..Measured::default()
@@ -407,21 +325,6 @@ fn frequency(seed: Seed, at: UnixSeconds) -> u32 {
     49_980 + u32::try_from(wander).unwrap_or_default()
 }
 
-fn apparent_va(sample: Sample) -> u64 {
-    let square = |value: i32| u64::from(value.unsigned_abs()).pow(2);
-    (square(sample.power.w()) + square(sample.reactive.var())).isqrt()
-}
-
-fn power_factor(sample: Sample, apparent: u64) -> i16 {
-    match apparent {
-        0 => 1000,
-        _ => {
-            let milli = u64::from(sample.power.w().unsigned_abs()) * 1000 / apparent;
-            i16::try_from(milli.min(1000)).expect("at most 1000")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -429,7 +332,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::profile::CONSUMERS;
+    use crate::device::Retry;
+    use crate::plan::MeterClock;
+    use crate::profile::{CONSUMERS, Load};
 
     const START: UnixSeconds = UnixSeconds(1_479_686_400);
 

@@ -15,9 +15,9 @@ use super::{Clocks, DriverConfig, note};
 use crate::device::{Now, Wake};
 use crate::faults::{FaultCounts, Faults};
 use crate::mix;
+use crate::plan::World;
 use crate::report::Stats;
 use crate::virtual_gateway::VirtualGateway;
-use crate::virtual_meter::World;
 
 /// Gateways polled before the sockets are looked at again.
 const BURST: u32 = 64;

@@ -14,8 +14,9 @@ use super::routes::Routes;
 use super::{Clocks, DriverConfig, note};
 use crate::device::{Now, Received, frame_counter};
 use crate::faults::{FaultCounts, Faults};
+use crate::plan::World;
 use crate::report::Stats;
-use crate::virtual_meter::{VirtualMeter, World};
+use crate::virtual_meter::VirtualMeter;
 
 /// Devices polled before the sockets are looked at again.
 const BURST: u32 = 256;

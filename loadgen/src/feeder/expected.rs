@@ -43,7 +43,9 @@ pub struct Expected {
     pub balances: BTreeMap<String, Money>,
     /// Supply and delivery of every interval.
     pub losses: BTreeMap<UnixSeconds, LossTruth>,
-    /// Alarms that must have been raised. Of [`Expected::DECISIVE`] codes, these and no others.
+    /// Alarms that must have been raised later than [`Feeder::start`]: an import opens accounts at
+    /// zero, below every level, before it gives them their opening balances. Of the codes in
+    /// [`Expected::DECISIVE`], these and no others.
     pub alarms: BTreeSet<ExpectedAlarm>,
     /// Readings in quarantine.
     pub quarantined: u64,

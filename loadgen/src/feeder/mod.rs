@@ -15,11 +15,12 @@ use meter::{Energy, Money, Role, TariffVersion, UnixSeconds};
 
 use crate::device::{Identity, Retry};
 use crate::faults::FaultPlan;
+use crate::plan::{Holdback, MeterClock, MeterPlan, VoltageSpell, World};
 use crate::profile::{CONSUMERS, Load, TRANSFORMER, WEEK_S};
 use crate::seed::Purpose;
 use crate::truth::Tariff;
 use crate::virtual_gateway::VirtualGateway;
-use crate::virtual_meter::{Holdback, MeterClock, MeterPlan, VirtualMeter, VoltageSpell, World};
+use crate::virtual_meter::VirtualMeter;
 use crate::{Seed, gateway_title, meter_title};
 
 pub use expected::{AlarmSubject, Expected, ExpectedAlarm};
