@@ -1,8 +1,9 @@
 //! `meterd decode`: what captured frames say, a line of JSON for each.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use meter::wire::WireError;
 use meter::wire::dlms::{Explained, Explainer, Item, Templates, Tree};
@@ -34,13 +35,26 @@ pub enum DecodeError {
     Io(#[from] io::Error),
 }
 
+/// `meterd decode`, to standard output.
+///
+/// # Errors
+/// Those of [`decode_file`].
+pub fn run(args: &Decode) -> anyhow::Result<ExitCode> {
+    match decode_file(args, &mut BufWriter::new(io::stdout().lock())) {
+        // Whoever read the lines has seen enough of them.
+        Err(DecodeError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Decodes the file that `args` name, `-` for standard input; one line to `out` per line of it.
 ///
 /// A frame that does not read is a line like the others, not an error.
 ///
 /// # Errors
 /// [`DecodeError`].
-pub fn run(args: &Decode, out: &mut impl Write) -> Result<(), DecodeError> {
+pub fn decode_file(args: &Decode, out: &mut impl Write) -> Result<(), DecodeError> {
     let key = args.key.as_deref().map(|digits| parse_key("--key", digits)).transpose()?;
     let auth_key =
         args.auth_key.as_deref().map(|digits| parse_key("--auth-key", digits)).transpose()?;
