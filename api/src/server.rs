@@ -32,7 +32,7 @@ pub struct Config {
     pub connections_max: usize,
     /// Time for the head of a request, and for an idle connection to send the next one.
     pub header_s_max: u32,
-    /// Time for a request as a whole, imports excepted.
+    /// Time for a request as a whole, imports excepted, and for each chunk of an import.
     pub request_s_max: u32,
     /// Time for an import as a whole.
     pub import_s_max: u32,
@@ -40,7 +40,7 @@ pub struct Config {
     pub connection_s_max: u32,
     /// Bytes of a JSON body.
     pub body_size_max: usize,
-    /// Bytes of an import.
+    /// Bytes of an import; they are held in memory, one import at a time.
     pub import_size_max: u64,
     /// Rows of an import.
     pub import_rows_max: u64,
@@ -60,7 +60,7 @@ impl Config {
             import_s_max: 600,
             connection_s_max: 900,
             body_size_max: 256 * 1024,
-            import_size_max: 512 * 1024 * 1024,
+            import_size_max: 256 * 1024 * 1024,
             import_rows_max: 1_000_000,
             import_errors_max: 1000,
         }

@@ -218,7 +218,7 @@ async fn broken_bodies_are_told() {
     check(ImportFormat::Csv, &format!("{head}\n{row}\n{row}\n"), 3, "stands in row 1").await;
     let open_quote = format!("{head}\n\"{}", "x".repeat(200_000));
     check(ImportFormat::Csv, &open_quote, 2, "longer than").await;
-    check(ImportFormat::Json, "[{\"serial\":\"1\"},\n{\"serial\":true}]", 1, "empty").await;
+    check(ImportFormat::Json, "[{\"serial\":\"1\"},\n{\"serial\":true}]", 1, "neither").await;
     check(ImportFormat::Json, "[\n\n7]", 3, "not an object").await;
     check(ImportFormat::Json, "[{\"color\":\"1\"}]", 1, "no column").await;
     check(ImportFormat::Json, "[{\"serial\":", 1, "EOF").await;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -77,7 +78,8 @@ async fn import(
         errors_max: app.config.import_errors_max,
     };
     let (sender, receiver) = mpsc::channel(8);
-    let forward = forward(body, app.config.import_size_max, sender);
+    let patience = Duration::from_secs(u64::from(app.config.request_s_max));
+    let forward = forward(body, app.config.import_size_max, patience, sender);
     let (report, ()) = tokio::join!(app.node.registry.import(format, limits, receiver), forward);
     let report = report?;
     if let Some(outbox) = report.outbox {
@@ -95,28 +97,32 @@ async fn import(
     Ok((StatusCode::CREATED, Json(view)))
 }
 
-/// Hands the body on, chunk by chunk, up to its bound; the import reads as fast as it can.
-async fn forward(mut body: Body, size_max: u64, sender: mpsc::Sender<io::Result<Bytes>>) {
+/// Hands the body on, chunk by chunk, up to its bound; each chunk has its time.
+async fn forward(
+    mut body: Body,
+    size_max: u64,
+    patience: Duration,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut size = 0_u64;
-    while let Some(frame) = body.frame().await {
-        let chunk = match frame {
-            Ok(frame) => match frame.into_data() {
-                Ok(chunk) => chunk,
+    loop {
+        let chunk = match tokio::time::timeout(patience, body.frame()).await {
+            Ok(None) => return,
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(chunk) => Ok(chunk),
                 Err(_trailers) => continue,
             },
-            Err(error) => {
-                let _given_up = sender.send(Err(io::Error::other(error))).await;
-                return;
-            }
+            Ok(Some(Err(error))) => Err(io::Error::other(error)),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
-        size += u64::try_from(chunk.len()).expect("a chunk is small");
-        let item = if size > size_max {
-            Err(io::Error::from(io::ErrorKind::FileTooLarge))
-        } else {
-            Ok(chunk)
+        size += chunk.as_ref().map_or(0, |chunk| u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        let chunk = match chunk {
+            Ok(_) if size > size_max => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
+            chunk => chunk,
         };
-        // The import has given up; the rest is not wanted.
-        if item.is_err() | sender.send(item).await.is_err() {
+        let is_last = chunk.is_err();
+        // An import that has given up does not want the rest.
+        if sender.send(chunk).await.is_err() || is_last {
             return;
         }
     }

@@ -78,6 +78,8 @@ pub struct Registry {
     tokens: RwLock<Arc<TokenTable>>,
     outbox: watch::Sender<OutboxId>,
     devices: watch::Sender<DeviceRev>,
+    /// Held by the import under way.
+    imports: tokio::sync::Mutex<()>,
 }
 
 impl Registry {
@@ -117,6 +119,7 @@ impl Registry {
             tokens: RwLock::new(Arc::new(token::load(&readers).await?)),
             outbox: watch::Sender::new(OutboxId(last_of(&readers, "outbox").await?)),
             devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
+            imports: tokio::sync::Mutex::new(()),
             writer,
             readers,
             master,

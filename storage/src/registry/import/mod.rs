@@ -1,15 +1,17 @@
 //! Bulk import of meters and installations from CSV or JSON: all rows or none.
 //!
-//! A reader thread turns the body into checked rows as it arrives ([`source`], [`columns`]); the
-//! loader compares them with what exists and writes them in one transaction ([`load`]). After the
-//! first bad line the rest is still checked, so that one report names all, and then the
-//! transaction is dropped. Memory is bounded by the batches under way and the codes seen.
+//! The body is taken in before the writer is: a client that stalls holds up no payment. It stays
+//! in memory, since it holds keys in clear; so imports go one at a time. A reader thread turns it
+//! into checked rows ([`source`], [`columns`]); the loader compares them with what exists and
+//! writes them in one transaction ([`load`]). After the first bad line the rest is still checked,
+//! so that one report names all, and then the transaction is dropped.
 
 mod columns;
 mod insert;
 mod load;
 mod source;
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
@@ -143,7 +145,7 @@ impl Problems {
 }
 
 impl Registry {
-    /// Imports the rows that `body` delivers, all or none.
+    /// Imports the rows that `body` delivers, all or none. The caller bounds the body.
     ///
     /// # Errors
     /// [`ImportError`]; nothing was changed.
@@ -151,10 +153,15 @@ impl Registry {
         &self,
         format: ImportFormat,
         limits: ImportLimits,
-        body: mpsc::Receiver<io::Result<Bytes>>,
+        mut body: mpsc::Receiver<io::Result<Bytes>>,
     ) -> Result<ImportReport, ImportError> {
+        let _one_at_a_time = self.imports.lock().await;
+        let mut chunks = VecDeque::new();
+        while let Some(chunk) = body.recv().await {
+            chunks.push_back(chunk.map_err(ImportError::Body)?);
+        }
         let (sender, mut found) = mpsc::channel(BATCHES_MAX);
-        let reader = tokio::task::spawn_blocking(move || source::read(format, body, &sender));
+        let reader = tokio::task::spawn_blocking(move || source::read(format, chunks, &sender));
         let mut problems = Problems { errors: Vec::new(), errors_max: limits.errors_max, total: 0 };
         let mut loader = Loader::new(self).await?;
         while let Some(found) = found.recv().await {

@@ -1,7 +1,7 @@
-//! The body as rows: CSV or JSON, read while it arrives, on a thread of its own.
+//! The body as rows: CSV or JSON, read chunk by chunk on a thread of its own.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read};
 use std::rc::Rc;
@@ -18,13 +18,9 @@ use super::{BATCH, Found, ImportError, ImportFormat, LineError};
 const ROW_SIZE_MAX: usize = 64 * 1024;
 
 /// Reads the body to its end, or until nobody listens any more.
-pub(super) fn read(
-    format: ImportFormat,
-    body: mpsc::Receiver<io::Result<Bytes>>,
-    sender: &mpsc::Sender<Found>,
-) {
+pub(super) fn read(format: ImportFormat, chunks: VecDeque<Bytes>, sender: &mpsc::Sender<Found>) {
     let progress = Rc::new(Progress { line: Cell::new(1), since_row: Cell::new(0) });
-    let body = Body { chunks: body, chunk: Bytes::new(), progress: Rc::clone(&progress) };
+    let body = Body { chunks, progress: Rc::clone(&progress) };
     let mut rows = Rows { sender, batch: Vec::with_capacity(BATCH), count: 0 };
     let done = match format {
         ImportFormat::Csv => read_csv(body, &progress, &mut rows),
@@ -86,27 +82,24 @@ struct Progress {
     since_row: Cell<usize>,
 }
 
-/// The chunks of the body as a reader that counts lines.
+/// The chunks of the body as a reader that counts lines and frees what was read.
 struct Body {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    chunk: Bytes,
+    chunks: VecDeque<Bytes>,
     progress: Rc<Progress>,
 }
 
 impl Read for Body {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.chunk = chunk?,
-                None => return Ok(0),
-            }
-        }
         if self.progress.since_row.get() > ROW_SIZE_MAX {
             let text = format!("a row is longer than {ROW_SIZE_MAX} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let size = out.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut out[..size]);
+        while self.chunks.front().is_some_and(Bytes::is_empty) {
+            self.chunks.pop_front();
+        }
+        let Some(chunk) = self.chunks.front_mut() else { return Ok(0) };
+        let size = out.len().min(chunk.len());
+        chunk.copy_to_slice(&mut out[..size]);
         let lines = out[..size].iter().filter(|&&byte| byte == b'\n').count();
         self.progress.line.set(self.progress.line.get() + u64::try_from(lines).unwrap_or(0));
         self.progress.since_row.set(self.progress.since_row.get() + size);

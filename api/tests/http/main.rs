@@ -1,0 +1,13 @@
+//! The API through a real listener, over a small node: a real registry, real boards, books that
+//! only add up payments, and a store of history with a few rows.
+
+mod client;
+mod document;
+mod limits;
+mod node;
+mod refusals;
+mod rights;
+mod scenario;
+mod top_ups;
+
+use node::TestNode;
