@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod fold;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
