@@ -1,6 +1,8 @@
 //! The only place that calls into `libchdb` (and, for `_exit`, into libc): a safe face over the
 //! C functions of `chdb.h` 26.7 that the engine needs.
 //!
+//! Longer than other files, so that every unsafe call stands in one.
+//!
 //! Ownership: a [`Library`] is loaded once and lives as long as the process (its threads never
 //! end, so it is never unloaded). A [`Connection`] runs one statement at a time and closes when
 //! dropped; a [`Rows`] or [`InsertStream`] borrows its connection, so that a second statement

@@ -28,7 +28,8 @@ const PIECES_MAX: usize = 4;
 pub(super) struct Engine {
     pub(super) config: EngineConfig,
     library: Library,
-    /// Keeps the engine alive between requests; also serialises nothing, it is never used again.
+    /// Keeps the engine up between requests and is never used again; in a mutex only because a
+    /// connection cannot be shared.
     _boot: std::sync::Mutex<Connection>,
     forbidden: Forbidden,
     /// The engine's version, for example `26.7.2.1`.

@@ -1,5 +1,6 @@
 //! Writing and reading history, against each engine to be had: the embedded one, Debian's 18.16,
-//! and the server of `METERD_TEST_CLICKHOUSE`. The same code and the same answers on all.
+//! and the server of `METERD_TEST_CLICKHOUSE`. The same code and the same answers on all. Long,
+//! since every column of every table is made up and compared here.
 
 use meter::{
     AccountId, AccountTerms, AlarmCode, AlarmRow, AlarmState, Cause, Current, CustomerId, Effects,
