@@ -10,12 +10,12 @@ use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr,
+    ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr,
     ResponseBuilder,
 };
 
 use crate::auth::Right;
-use crate::problem::Problem;
+use crate::problem::{BadLine, Problem};
 use crate::routes;
 
 /// What the Swagger UI and the document routes are given.
@@ -31,9 +31,12 @@ pub(crate) fn base() -> OpenApi {
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(DESCRIPTION))
         .build();
-    let mut components = Components::new();
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-    components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+    let components = ComponentsBuilder::new()
+        .schema_from::<Problem>()
+        .schema_from::<BadLine>()
+        .security_scheme(SCHEME, SecurityScheme::Http(scheme))
+        .build();
     OpenApiBuilder::new().info(info).components(Some(components)).build()
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::client::{Call, Reply};
 
-pub(crate) const NOW: UnixSeconds = UnixSeconds(1_790_000_000); // 2026-09-21T13:33:20Z
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_790_000_000); // 2026-09-21T14:13:20Z
 
 /// A running API. Everything stops when it is dropped with its runtime.
 pub(crate) struct TestNode {
@@ -61,12 +61,12 @@ impl TestNode {
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&storage::registry::Config {
+        let place = storage::registry::Config {
             path: folder.path().join("registry.sqlite"),
             master_key_path: folder.path().join("master.key"),
             readers: 4,
-        });
-        let registry = Arc::new(registry.await.unwrap());
+        };
+        let registry = Arc::new(Registry::open(&place).await.unwrap());
         let admin = registry.first_token(NOW).await.unwrap().unwrap().secret.clone();
         let is_down = Arc::new(AtomicBool::new(false));
         let is_stuck = Arc::new(AtomicBool::new(false));

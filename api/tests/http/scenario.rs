@@ -91,7 +91,7 @@ async fn register(story: &mut Story) {
     let latest = story.get("/v1/meters/{id}/latest", "/v1/meters/1/latest").await;
     assert_eq!(latest["voltage_mv"], serde_json::json!([231_100, null, null]));
     assert_eq!((&latest["relay"], &latest["power_w"]), (&"closed".into(), &Value::Null));
-    assert_eq!(latest["taken_at"], "2026-09-21T13:32:20Z");
+    assert_eq!(latest["taken_at"], "2026-09-21T14:12:20Z");
 }
 
 async fn tariffs(story: &mut Story) {
