@@ -329,9 +329,9 @@ fn recycle(mut buffer: Vec<u8>, spare: &mut Vec<Vec<u8>>) {
 /// The whole size of the frame at the start of `buf`, once its header is there.
 fn frame_size(buf: &[u8], desk: &Desk) -> Result<Option<usize>, Outcome> {
     let length_max = desk.config.frame_bytes_max.saturating_sub(Wrapper::SIZE);
-    Wrapper::stream_size(buf, length_max).map_err(|error| match error.fault {
-        Fault::TooLong { .. } => Outcome::Oversized,
-        _ => Outcome::BadWrapper,
+    Wrapper::stream_size(buf, length_max).map_err(|error| {
+        let is_oversized = matches!(error.fault, Fault::TooLong { .. });
+        if is_oversized { Outcome::Oversized } else { Outcome::BadWrapper }
     })
 }
 

@@ -133,7 +133,7 @@ impl Inbox {
             header.msg_hdr.msg_iov = ptr::from_mut(iovec);
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = control.as_mut_ptr().cast::<c_void>();
-            header.msg_hdr.msg_controllen = CONTROL_SIZE as _;
+            header.msg_hdr.msg_controllen = CONTROL_SIZE;
             header.msg_hdr.msg_flags = 0;
         }
         // SAFETY: each header was just pointed at buffers that live in `self`, which is borrowed
@@ -161,8 +161,7 @@ impl Inbox {
             is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             drops: None,
         };
-        let mut left =
-            &self.controls[index][..(header.msg_hdr.msg_controllen as usize).min(CONTROL_SIZE)];
+        let mut left = &self.controls[index][..header.msg_hdr.msg_controllen.min(CONTROL_SIZE)];
         while let Some((level, kind, value, rest)) = control_message(left) {
             match (level, kind) {
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => received.drops = Some(value),
@@ -298,7 +297,7 @@ impl Outbox {
                 _ => write_segment_size(message.segment_size, control),
             };
             header.msg_hdr.msg_control = control.as_mut_ptr().cast::<c_void>();
-            header.msg_hdr.msg_controllen = control_size as _;
+            header.msg_hdr.msg_controllen = control_size;
             header.msg_hdr.msg_flags = 0;
         }
         // SAFETY: the first `count` headers were just pointed at buffers that live in `self`, which

@@ -77,13 +77,11 @@ pub(crate) fn admit(
     let record = directory.record(claim.record);
     let counter = claim.header.invocation_counter;
     let apdu = frame.get_mut(Wrapper::SIZE..).unwrap_or_default();
-    let plain =
-        claim.header.open(apdu, claim.title.0, record.keys()).map_err(|error| {
-            match error.fault {
-                Fault::Authentication => Outcome::BadTag,
-                _ => Outcome::BadSecurityHeader,
-            }
-        })?;
+    let opened = claim.header.open(apdu, claim.title.0, record.keys());
+    let plain = opened.map_err(|error| {
+        let is_forged = error.fault == Fault::Authentication;
+        if is_forged { Outcome::BadTag } else { Outcome::BadSecurityHeader }
+    })?;
     record.window.accept(counter).map_err(refused)?;
     if plain.first() != Some(&tag::DATA_NOTIFICATION) {
         return Err(Outcome::WrongService);

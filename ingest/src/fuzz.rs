@@ -42,10 +42,7 @@ pub fn fuzz_datagram(input: &[u8]) {
             let title = if mode & 2 == 0 { METER } else { GATEWAY };
             seal(title, content, &mut buf)
         }
-        _ => buf.get_mut(..input.len()).map(|copy| {
-            copy.copy_from_slice(input);
-            copy
-        }),
+        _ => buf.get_mut(..input.len()).map(|copy| copied(input, copy)),
     };
     let Some(frame) = frame else { return };
     let mut entries = Vec::new();
@@ -53,6 +50,11 @@ pub fn fuzz_datagram(input: &[u8]) {
     let now = UnixSeconds(1_800_000_000);
     let admitted = admit(&claim, frame, &directory, templates, now, &mut entries);
     assert_eq!(admitted.is_ok(), !entries.is_empty(), "{admitted:?}");
+}
+
+fn copied<'b>(input: &[u8], copy: &'b mut [u8]) -> &'b mut [u8] {
+    copy.copy_from_slice(input);
+    copy
 }
 
 fn seal<'b>(title: SystemTitle, content: &[u8], buf: &'b mut [u8]) -> Option<&'b mut [u8]> {

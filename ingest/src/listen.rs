@@ -265,7 +265,6 @@ impl Running {
     ///
     /// # Panics
     /// When a shard panicked.
-    #[expect(clippy::must_use_candidate, reason = "the counts are a by-product of stopping")]
     pub fn shutdown(self, patience: Duration) -> Stats {
         let Self { threads, control, .. } = self;
         control.deadline.set((control.clock.monotonic)().saturating_add(patience));
@@ -389,10 +388,14 @@ fn local(socket: &Socket) -> io::Result<SocketAddr> {
 }
 
 fn fault(protocol: &'static str, address: SocketAddr, source: io::Error) -> BindError {
-    match source.kind() {
-        ErrorKind::AddrInUse => BindError::InUse { protocol, address },
-        ErrorKind::PermissionDenied => BindError::Denied { protocol, address },
-        ErrorKind::AddrNotAvailable => BindError::NotOurs { protocol, address },
-        _ => BindError::Socket { protocol, address, source },
+    let kind = source.kind();
+    if kind == ErrorKind::AddrInUse {
+        BindError::InUse { protocol, address }
+    } else if kind == ErrorKind::PermissionDenied {
+        BindError::Denied { protocol, address }
+    } else if kind == ErrorKind::AddrNotAvailable {
+        BindError::NotOurs { protocol, address }
+    } else {
+        BindError::Socket { protocol, address, source }
     }
 }

@@ -332,9 +332,8 @@ pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
 }
 
 pub(crate) fn meters_of(entries: &[Entry]) -> Vec<u32> {
-    let meter = |entry: &Entry| match entry {
-        Entry::Reading(reading) => Some(reading.meter.0),
-        _ => None,
+    let meter = |entry: &Entry| {
+        if let Entry::Reading(reading) = entry { Some(reading.meter.0) } else { None }
     };
     entries.iter().filter_map(meter).collect()
 }

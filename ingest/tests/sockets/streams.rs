@@ -196,39 +196,44 @@ fn the_link_is_up_while_any_session_lasts() {
 
 #[test]
 fn deadlines() {
-    let half = single(&meter(1), 2)[..50].to_vec();
-    let cases: &[(&str, bool, &[u8], u64, Ending, u64)] = &[
-        ("says nothing", false, &[], 5_001, Ending::HelloDeadline, 0),
-        ("trickles", false, &half, 2_001, Ending::FrameDeadline, 1),
-        ("stops within a frame", true, &half, 2_001, Ending::FrameDeadline, 1),
-        ("falls silent", true, &[], 60_001, Ending::Idle, 0),
-    ];
-    for (case, has_session, bytes, ms, ending, truncated) in cases {
+    struct Case(&'static str, Session, usize, u64, Ending, u64);
+    #[derive(Clone, Copy, PartialEq)]
+    enum Session {
+        No,
+        Yes,
+    }
+    let half = &single(&meter(1), 2)[..50];
+    for Case(case, session, size, ms, ending, truncated) in [
+        Case("says nothing", Session::No, 0, 5_001, Ending::HelloDeadline, 0),
+        Case("trickles", Session::No, 50, 2_001, Ending::FrameDeadline, 1),
+        Case("stops within a frame", Session::Yes, 50, 2_001, Ending::FrameDeadline, 1),
+        Case("falls silent", Session::Yes, 0, 60_001, Ending::Idle, 0),
+    ] {
         let node = Node::start();
         let mut stream = connect(&node);
-        if *has_session {
+        if session == Session::Yes {
             stream.write_all(&single(&meter(1), 1)).unwrap();
             node.commit(1);
             acknowledgement(&mut stream);
         }
-        stream.write_all(bytes).unwrap();
+        stream.write_all(&half[..size]).unwrap();
         // Another connection's frame is read after these bytes were: both are on one loop.
         let mut witness = connect(&node);
         witness.write_all(&single(&meter(2), 1)).unwrap();
         node.commit(1);
         acknowledgement(&mut witness);
-        let before = u64::from(*has_session) + 1;
+        let before = u64::from(session == Session::Yes) + 1;
         node.pass(ms - 2);
         witness.write_all(&single(&meter(2), 2)).unwrap();
         node.commit(1);
         acknowledgement(&mut witness);
-        assert_eq!(node.stats().ending(*ending), 0, "{case}: too early");
+        assert_eq!(node.stats().ending(ending), 0, "{case}: too early");
         node.pass(1_000);
         closed(&mut stream, case);
         let stats = node.shutdown();
-        let want = [(Outcome::Accepted, before + 1), (Outcome::Truncated, *truncated)];
+        let want = [(Outcome::Accepted, before + 1), (Outcome::Truncated, truncated)];
         check(&stats, &want, case);
-        check_endings(&stats, &[(*ending, 1), (Ending::Shutdown, 1)], case);
+        check_endings(&stats, &[(ending, 1), (Ending::Shutdown, 1)], case);
     }
 }
 
