@@ -12,7 +12,9 @@ pub(super) struct Routes {
     by_age: VecDeque<(Duration, (u32, u32))>,
 }
 
-const AGE_MAX: Duration = Duration::from_secs(60);
+/// Longer than the longest wait before a repetition, which has a route of its own; short, since at
+/// 100,000 frames a second this is a million entries.
+const AGE_MAX: Duration = Duration::from_secs(10);
 
 impl Routes {
     /// Notes a frame that was sent.
