@@ -15,7 +15,7 @@ use utoipa::openapi::{
 };
 
 use crate::auth::Right;
-use crate::problem::{BadLine, Problem};
+use crate::problem::{BadLine, Problem, ProblemView};
 use crate::routes;
 
 /// What the Swagger UI and the document routes are given.
@@ -33,7 +33,7 @@ pub(crate) fn base() -> OpenApi {
         .build();
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let components = ComponentsBuilder::new()
-        .schema_from::<Problem>()
+        .schema_from::<ProblemView>()
         .schema_from::<BadLine>()
         .security_scheme(SCHEME, SecurityScheme::Http(scheme))
         .build();

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use axum::body::to_bytes;
-use axum::extract::path::ErrorKind;
-use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -64,17 +62,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0)).map_err(|rejection| {
-            let detail = match &rejection {
-                PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
-                    ErrorKind::Message(text) => text.clone(),
-                    kind => kind.to_string(),
-                },
-                other => other.body_text(),
-            };
             Problem::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_path",
-                detail,
+                rejection.body_text(),
                 "ids in paths are decimal numbers",
             )
         })

@@ -5,16 +5,21 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use storage::registry::{ImportError, LineError, Refusal, RegistryError};
+use storage::registry::{ImportError, LineError, Nature, Refusal, RegistryError};
 use tracing::error;
 use utoipa::ToSchema;
 
 use crate::history::HistoryError;
 use crate::node::NotApplied;
 
+/// A refusal on its way to the caller; boxed, because most answers are none.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem(Box<ProblemView>);
+
 /// A problem document (`application/problem+json`, RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Problem {
+#[schema(as = Problem)]
+pub(crate) struct ProblemView {
     /// URN of the kind of problem: `urn:meterd:problem:` and the code.
     #[serde(rename = "type")]
     kind: String,
@@ -63,7 +68,7 @@ impl Problem {
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self {
+        Self(Box::new(ProblemView {
             kind: format!("urn:meterd:problem:{code}"),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
@@ -72,7 +77,7 @@ impl Problem {
             hint: hint.into(),
             errors: Vec::new(),
             errors_total: None,
-        }
+        }))
     }
 
     /// A field or parameter does not hold what it must.
@@ -88,8 +93,9 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self)).into_response();
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
         let content_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         if status == StatusCode::UNAUTHORIZED {
@@ -102,23 +108,10 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let status = match &refusal {
-            Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-            Refusal::Exists { .. }
-            | Refusal::GatewayFull(_)
-            | Refusal::MeterInstalled { .. }
-            | Refusal::AccountServed { .. }
-            | Refusal::NotInstalled(_)
-            | Refusal::InstallationOrder
-            | Refusal::BeforeTariff { .. }
-            | Refusal::PlanEmpty(_)
-            | Refusal::VersionOrder { .. }
-            | Refusal::VersionEffective { .. }
-            | Refusal::HolidayEffective { .. }
-            | Refusal::KeyReused
-            | Refusal::Resolved { .. }
-            | Refusal::LastAdministrator => StatusCode::CONFLICT,
-            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        let status = match refusal.nature() {
+            Nature::Absent => StatusCode::NOT_FOUND,
+            Nature::Conflict => StatusCode::CONFLICT,
+            Nature::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, refusal.code(), refusal.to_string(), refusal.hint())
     }
@@ -126,18 +119,16 @@ impl From<Refusal> for Problem {
 
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
-        match error {
-            RegistryError::Refused(refusal) => refusal.into(),
-            error => {
-                error!(error = &error as &dyn std::error::Error, "registry failed");
-                Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "registry_unavailable",
-                    "the registry does not answer",
-                    "try again; nothing is known to have changed. See /readyz and the node's log",
-                )
-            }
+        if let RegistryError::Refused(refusal) = error {
+            return refusal.into();
         }
+        error!(error = &error as &dyn std::error::Error, "registry failed");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "registry_unavailable",
+            "the registry does not answer",
+            "try again; nothing is known to have changed. See /readyz and the node's log",
+        )
     }
 }
 
@@ -174,8 +165,10 @@ impl From<ImportError> for Problem {
             ImportError::Registry(error) => error.into(),
             ImportError::Lines { errors, total, .. } => {
                 let hint = "mend the lines named in errors and send the whole body again";
-                let errors = errors.into_iter().map(BadLine::from).collect();
-                Self { errors, errors_total: Some(total), ..refuse("import_refused", hint) }
+                let mut problem = refuse("import_refused", hint);
+                problem.0.errors = errors.into_iter().map(BadLine::from).collect();
+                problem.0.errors_total = Some(total);
+                problem
             }
             ImportError::Empty => {
                 refuse("import_empty", "send at least one row below the header line")

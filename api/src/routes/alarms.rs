@@ -26,7 +26,7 @@ use crate::page::{Page, limit};
 use crate::problem::{Answer, Problem};
 
 pub(super) fn read() -> Routes {
-    OpenApiRouter::new().routes(routes!(active)).routes(routes!(history))
+    OpenApiRouter::new().routes(routes!(active_alarms)).routes(routes!(alarm_history))
 }
 
 pub(super) fn operated() -> Routes {
@@ -227,7 +227,7 @@ impl AlarmEventView {
     get, path = "/v1/alarms", tag = "alarms", params(AlarmQuery),
     responses((status = 200, body = Page<AlarmView>))
 )]
-async fn active(
+async fn active_alarms(
     State(app): State<Arc<App>>,
     Query(query): Query<AlarmQuery>,
 ) -> Answer<Json<Page<AlarmView>>> {
@@ -259,7 +259,7 @@ async fn active(
     get, path = "/v1/alarms/history", tag = "alarms", params(HistoryQuery),
     responses((status = 200, body = Page<AlarmEventView>))
 )]
-async fn history(
+async fn alarm_history(
     State(app): State<Arc<App>>,
     Query(query): Query<HistoryQuery>,
 ) -> Answer<Json<Page<AlarmEventView>>> {

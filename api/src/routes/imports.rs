@@ -23,7 +23,10 @@ use crate::extract::{is_json, media_type};
 use crate::problem::{Answer, Problem};
 
 pub(super) fn operated() -> Routes {
-    OpenApiRouter::new().routes(routes!(import)).routes(routes!(template)).routes(routes!(columns))
+    OpenApiRouter::new()
+        .routes(routes!(import_meters))
+        .routes(routes!(import_template))
+        .routes(routes!(import_columns))
 }
 
 /// What an import made.
@@ -55,7 +58,7 @@ struct ColumnView {
     request_body(content = String, content_type = "text/csv"),
     responses((status = 201, body = ImportView))
 )]
-async fn import(
+async fn import_meters(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
@@ -133,7 +136,7 @@ async fn forward(
     get, path = "/v1/imports/meters/template.csv", tag = "imports",
     responses((status = 200, body = String, content_type = "text/csv"))
 )]
-async fn template() -> Response {
+async fn import_template() -> Response {
     let line = |cell: fn(&storage::registry::Column) -> &'static str| {
         IMPORT_COLUMNS.iter().map(cell).collect::<Vec<_>>().join(",")
     };
@@ -150,7 +153,7 @@ async fn template() -> Response {
     get, path = "/v1/imports/meters/columns", tag = "imports",
     responses((status = 200, body = Vec<ColumnView>))
 )]
-async fn columns() -> Json<Vec<ColumnView>> {
+async fn import_columns() -> Json<Vec<ColumnView>> {
     let view = |column: &storage::registry::Column| {
         let storage::registry::Column { name, needed, meaning, example } = *column;
         ColumnView { name, needed, meaning, example }

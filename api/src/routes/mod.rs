@@ -9,6 +9,7 @@ mod alarms;
 mod imports;
 mod meters;
 mod payments;
+mod readings;
 mod series;
 mod site;
 mod system;
@@ -53,7 +54,11 @@ fn groups() -> [(Option<Right>, Routes); 7] {
         (Some(Right::Accounts), accounts::seen().merge(payments::seen()).merge(tariffs::seen())),
         (
             Some(Right::Read),
-            meters::read().merge(series::read()).merge(site::read()).merge(alarms::read()),
+            meters::read()
+                .merge(series::read())
+                .merge(readings::read())
+                .merge(site::read())
+                .merge(alarms::read()),
         ),
         (Some(Right::Sell), payments::sold()),
         (
@@ -62,7 +67,7 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(site::operated())
                 .merge(accounts::operated())
                 .merge(alarms::operated())
-                .merge(series::operated()),
+                .merge(readings::operated()),
         ),
         (Some(Right::Operate), imports::operated()),
         (

@@ -28,7 +28,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
             object.values().for_each(|value| references(value, found));
         }
         Value::Array(items) => items.iter().for_each(|value| references(value, found)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -1,6 +1,8 @@
 //! The API through a real listener, over a small node: a real registry, real boards, books that
 //! only add up payments, and a store of history with a few rows.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod client;
 mod document;
 mod limits;

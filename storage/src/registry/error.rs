@@ -204,6 +204,17 @@ pub enum Refusal {
     Amount(#[from] QuantityError),
 }
 
+/// What kind of no a refusal is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Nature {
+    /// What is named does not exist.
+    Absent,
+    /// A value is wrong by itself.
+    Invalid,
+    /// The request contradicts what is.
+    Conflict,
+}
+
 impl Refusal {
     /// A field holds what it may not.
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
@@ -213,6 +224,43 @@ impl Refusal {
     /// Nothing of this kind.
     pub(crate) fn not_found(kind: &'static str, key: impl ToString) -> Self {
         Self::NotFound { kind, key: key.to_string() }
+    }
+
+    /// What kind of no this is.
+    #[must_use]
+    pub const fn nature(&self) -> Nature {
+        match self {
+            Self::NotFound { .. } => Nature::Absent,
+            Self::Invalid { .. }
+            | Self::Tariff(_)
+            | Self::Currency { .. }
+            | Self::Zone(_)
+            | Self::Amount(_) => Nature::Invalid,
+            Self::Exists { .. }
+            | Self::GatewayFull(_)
+            | Self::MeterInstalled { .. }
+            | Self::AccountServed { .. }
+            | Self::NotInstalled(_)
+            | Self::InstallationOrder
+            | Self::BeforeTariff { .. }
+            | Self::PlanEmpty(_)
+            | Self::VersionOrder { .. }
+            | Self::VersionEffective { .. }
+            | Self::HolidayEffective { .. }
+            | Self::KeyReused
+            | Self::Resolved { .. }
+            | Self::LastAdministrator => Nature::Conflict,
+        }
+    }
+
+    /// The field that is meant, where a single one is.
+    pub(crate) const fn field(&self) -> Option<&'static str> {
+        if let Self::Invalid { field, .. } = self { Some(field) } else { None }
+    }
+
+    /// What is wrong, without the field.
+    pub(crate) fn reason(&self) -> String {
+        if let Self::Invalid { reason, .. } = self { reason.clone() } else { self.to_string() }
     }
 
     /// The stable code of this refusal, for programs.

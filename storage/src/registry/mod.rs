@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 pub use account::{Account, Customer, Limits, NewAccount};
 pub use device::{Device, DeviceKind, DeviceRev};
-pub use error::{MasterKeyError, Refusal, RegistryError};
+pub use error::{MasterKeyError, Nature, Refusal, RegistryError};
 pub use import::{
     Column, Counts, IMPORT_COLUMNS, ImportError, ImportFormat, ImportLimits, ImportReport,
     LineError,

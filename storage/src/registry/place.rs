@@ -233,10 +233,13 @@ pub(super) fn taken(
     field: &'static str,
     value: &str,
 ) -> RegistryError {
-    match &error {
-        sqlx::Error::Database(database) if database.is_unique_violation() => {
-            Refusal::Exists { kind, field, value: value.to_owned() }.into()
-        }
-        _ => error.into(),
+    if is_taken(&error) {
+        return Refusal::Exists { kind, field, value: value.to_owned() }.into();
     }
+    error.into()
+}
+
+/// Whether the database refused a row because a unique value is in use.
+pub(super) fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }

@@ -7,7 +7,7 @@ use sqlx::{ColumnIndex, Row as _};
 use super::RegistryError;
 
 /// A column as a 32-bit number, 0 for NULL: ids use 0 for "none".
-pub(super) fn u32_of<'r, I>(row: &'r SqliteRow, column: I) -> Result<u32, RegistryError>
+pub(super) fn u32_of<I>(row: &SqliteRow, column: I) -> Result<u32, RegistryError>
 where
     I: ColumnIndex<SqliteRow>,
 {

@@ -7,7 +7,7 @@ use meter::{
 };
 use sqlx::Row as _;
 
-use super::place::check_text;
+use super::place::{check_text, is_taken};
 use super::row::{json, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
 
@@ -108,11 +108,9 @@ impl Registry {
         .bind(to_i64(outbox.0)?)
         .execute(write.sql())
         .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(database) if database.is_unique_violation() => {
-                Refusal::Resolved { seq: resolution.seq.0 }.into()
-            }
-            _ => RegistryError::from(error),
+        .map_err(|error| match is_taken(&error) {
+            true => Refusal::Resolved { seq: resolution.seq.0 }.into(),
+            false => RegistryError::from(error),
         })?;
         write.commit_told().await
     }

@@ -207,11 +207,7 @@ impl Reader<'_> {
     }
 
     fn refused(&mut self, column: &str, refusal: &Refusal) {
-        let problem = match refusal {
-            Refusal::Invalid { reason, .. } => reason.clone(),
-            _ => refusal.to_string(),
-        };
-        self.bad(column, problem, refusal.hint());
+        self.bad(column, refusal.reason(), refusal.hint());
     }
 
     /// A cell that must be filled with what `parse` takes.
@@ -324,11 +320,7 @@ impl Reader<'_> {
             period_s: period?,
         };
         if let Err(refusal) = check_record(&record) {
-            let column = match refusal {
-                Refusal::Invalid { field, .. } => field,
-                _ => "",
-            };
-            self.refused(column, &refusal);
+            self.refused(refusal.field().unwrap_or_default(), &refusal);
         }
         let keys = DeviceKeys { encryption: encryption?, authentication: authentication? };
         Some(NewMeterColumns {
@@ -379,10 +371,8 @@ impl Reader<'_> {
         };
         let opening = money("opening_balance").filter(|amount| *amount != Money::ZERO);
         if let Err(refusal) = check_limits(&limits) {
-            let column = match refusal {
-                Refusal::Invalid { field: "overdraft", .. } => "overdraft",
-                _ => "low_level_2",
-            };
+            let is_overdraft = refusal.field() == Some("overdraft");
+            let column = if is_overdraft { "overdraft" } else { "low_level_2" };
             self.refused(column, &refusal);
         }
         if let Some(amount) = opening

@@ -70,7 +70,7 @@ impl Rows<'_> {
         if self.batch.len() < BATCH { Ok(()) } else { self.flush() }
     }
 
-    fn bad(&mut self, line: u64, row: u64, problem: String, hint: &str) -> Result<(), Stop> {
+    fn bad(&self, line: u64, row: u64, problem: String, hint: &str) -> Result<(), Stop> {
         let (column, hint) = (String::new(), hint.to_owned());
         self.send(Found::Bad(LineError { line, row, column, problem, hint }))
     }
@@ -166,16 +166,14 @@ fn read_csv(body: Body, progress: &Progress, rows: &mut Rows<'_>) -> Result<(), 
 /// What is wrong with one record, when reading can go on behind it.
 fn csv_problem(error: &csv::Error) -> Option<(u64, String, &'static str)> {
     let line = error.position().map_or(0, csv::Position::line);
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            let problem = format!("{len} fields, the header has {expected_len}");
-            Some((line, problem, "leave a field empty rather than out; quote commas"))
-        }
-        csv::ErrorKind::Utf8 { .. } => {
-            Some((line, "not UTF-8 text".to_owned(), "save the file as UTF-8"))
-        }
-        _ => None,
+    if let csv::ErrorKind::UnequalLengths { expected_len, len, .. } = error.kind() {
+        let problem = format!("{len} fields, the header has {expected_len}");
+        return Some((line, problem, "leave a field empty rather than out; quote commas"));
     }
+    if let csv::ErrorKind::Utf8 { .. } = error.kind() {
+        return Some((line, "not UTF-8 text".to_owned(), "save the file as UTF-8"));
+    }
+    None
 }
 
 fn csv_broken(line: u64, row: u64, error: csv::Error) -> Stop {
@@ -184,10 +182,11 @@ fn csv_broken(line: u64, row: u64, error: csv::Error) -> Stop {
         let error = LineError { line, row, column, problem, hint };
         return Stop::Broken(ImportError::Lines { errors: vec![error], total: 1, rows: row });
     }
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => broken(line, row, error),
-        kind => broken(line, row, io::Error::new(io::ErrorKind::InvalidData, format!("{kind:?}"))),
+    let text = error.to_string();
+    if let csv::ErrorKind::Io(error) = error.into_kind() {
+        return broken(line, row, error);
     }
+    broken(line, row, io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 fn read_json(mut body: Body, progress: &Progress, rows: &mut Rows<'_>) -> Result<(), Stop> {
