@@ -153,13 +153,13 @@ fn relay(
             let after = *sender.borrow();
             for row in registry.next_outbox(after, 64).await.unwrap() {
                 for change in &row.changes {
-                    let (account, amount) = match change {
-                        Change::Purchase(purchase) => {
-                            purchases.fetch_add(1, Ordering::Relaxed);
-                            (purchase.account, purchase.paid)
-                        }
-                        Change::Adjust(adjustment) => (adjustment.account, adjustment.amount),
-                        _ => continue,
+                    let (account, amount) = if let Change::Purchase(purchase) = change {
+                        purchases.fetch_add(1, Ordering::Relaxed);
+                        (purchase.account, purchase.paid)
+                    } else if let Change::Adjust(adjustment) = change {
+                        (adjustment.account, adjustment.amount)
+                    } else {
+                        continue;
                     };
                     let mut standing = standing.lock().unwrap();
                     let balance = standing.entry(account.0).or_default();
