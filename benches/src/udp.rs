@@ -113,11 +113,12 @@ pub fn line(report: &Report) -> String {
     let Report { node, echo, stats } = report;
     let batches = stats.batches.max(1);
     format!(
-        "udp_durable: {} readings/s, echo {}/s, ratio 0.{:03}; ack p50 {:?} p99 {:?} (echo {:?}, \
+        "udp_durable: {} readings/s, echo {}/s, ratio {}.{:03}; ack p50 {:?} p99 {:?} (echo {:?}, \
          {:?}); lost {}, kernel drops {}; {} entries a batch",
         node.per_s,
         echo.per_s,
-        report.ratio_milli(),
+        report.ratio_milli().div_euclid(1000),
+        report.ratio_milli().rem_euclid(1000),
         node.p50,
         node.p99,
         echo.p50,
@@ -353,10 +354,7 @@ fn send_many<'f>(socket: &UdpSocket, parts: impl Iterator<Item = &'f [u8]>) -> i
     }
     // SAFETY: the first `count` headers point at live frames, which sending only reads.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
-    check(sent).or_else(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => Ok(0),
-        _ => Err(error),
-    })
+    check(sent).or_else(|error| if is_empty(&error) { Ok(0) } else { Err(error) })
 }
 
 fn receive_many(socket: &UdpSocket, scratch: &mut [u8]) -> io::Result<usize> {
@@ -371,10 +369,7 @@ fn receive_many(socket: &UdpSocket, scratch: &mut [u8]) -> io::Result<usize> {
     let (fd, headers) = (socket.as_raw_fd(), headers.as_mut_ptr());
     // SAFETY: each header points at a live buffer with its true size.
     let received = unsafe { libc::recvmmsg(fd, headers, BATCH as u32, flags as _, forever) };
-    check(received).or_else(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => Ok(0),
-        _ => Err(error),
-    })
+    check(received).or_else(|error| if is_empty(&error) { Ok(0) } else { Err(error) })
 }
 
 fn force_receive_buffer(socket: &UdpSocket, size_bytes: usize) {
@@ -392,6 +387,10 @@ fn force_receive_buffer(socket: &UdpSocket, size_bytes: usize) {
             )
         };
     }
+}
+
+fn is_empty(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// A structure of the kernel's with nothing in it.
