@@ -399,3 +399,28 @@ fn fault(protocol: &'static str, address: SocketAddr, source: io::Error) -> Bind
         BindError::Socket { protocol, address, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T>(result: Result<T, BindError>, want: &str) {
+        let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with(want), "{message:?}, want {want:?}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_whether_it_is_shared_or_not() {
+        for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let udp = bind_udp(any, first).unwrap();
+            let at = udp.local_addr().unwrap();
+            check(bind_udp(at, second), &format!("udp {at} is in use; "));
+            let tcp = bind_tcp(any, first).unwrap();
+            let at = tcp.local_addr().unwrap();
+            check(bind_tcp(at, second), &format!("tcp {at} is in use; "));
+        }
+        let far = SocketAddr::from(([192, 0, 2, 1], 0));
+        check(bind_udp(far, false), "udp 192.0.2.1:0 is not an address of this machine");
+    }
+}
