@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use dataflow::{Config, Engine};
 use meter::{
-    AccountId, AccountTerms, Block, BlockPeriod, Change, Current, CurrencyCode, CustomerId,
+    AccountId, AccountTerms, Block, BlockPeriod, Change, CurrencyCode, Current, CustomerId,
     DayProfile, Effects, Energy, Entry, Fields, GatewayId, Installation, LocalDate, MeterId,
     MeterRecord, Mode, Money, MonthDay, OutboxId, Outcome, PlanId, Power, Price, Purchase,
     PurchaseId, Reading, Role, Season, Seq, Switch, TariffVersion, TransformerId, UnixSeconds,
@@ -56,6 +56,8 @@ pub struct Figure {
     pub rate: f64,
     /// Against the bare loop over the same stream in this run.
     pub ratio: f64,
+    /// Processor time a reading of all threads, ns: on a busy machine the steadier figure.
+    pub cpu_ns: f64,
 }
 
 /// What the bare loop must find.
@@ -95,14 +97,12 @@ pub fn run(readings: usize) -> Vec<Figure> {
                 taken[2].push(engine(2, &batches, duplicates));
             }
         }
-        let rate = |seconds: &mut Vec<f64>| {
-            seconds.sort_by(f64::total_cmp);
-            records.len() as f64 / seconds[seconds.len() / 2]
-        };
-        let bare_rate = rate(&mut taken[0]);
-        for (name, seconds) in names.into_iter().zip(&mut taken).filter(|(_, s)| !s.is_empty()) {
-            let rate = rate(seconds);
-            figures.push(Figure { name, rate, ratio: rate / bare_rate });
+        let count = records.len() as f64;
+        let bare_rate = count / median(taken[0].iter().map(|t| t.wall_s));
+        for (name, taken) in names.into_iter().zip(&taken).filter(|(_, taken)| !taken.is_empty()) {
+            let rate = count / median(taken.iter().map(|t| t.wall_s));
+            let cpu_ns = median(taken.iter().map(|t| t.cpu_s)) / count * 1e9;
+            figures.push(Figure { name, rate, ratio: rate / bare_rate, cpu_ns });
         }
     }
     figures
@@ -252,7 +252,8 @@ fn bare(records: &[Record]) -> Totals {
     totals.rows = rows.len();
     totals.transformer_rows = transformers.iter().filter(|watts| **watts > 0).count();
     let sum = |row: &Row| {
-        u64::from(row.meter ^ row.ts ^ row.watts) ^ row.energy
+        u64::from(row.meter ^ row.ts ^ row.watts)
+            ^ row.energy
             ^ u64::from(row.decivolts ^ row.centiamps)
     };
     std::hint::black_box(rows.iter().rev().take(1).map(sum).sum::<u64>());
@@ -292,23 +293,31 @@ fn reading(record: &Record) -> Reading {
         received_at: taken_at.plus(SLOT_S * 4),
         counter: record.ts / SLOT_S + 1,
         register: Energy::from_wh(record.energy),
-        voltage: [Voltage::from_mv(u32::from(record.decivolts) * 100), Voltage::default(), Voltage::default()],
-        current: [Current::from_ma(u32::from(record.centiamps) * 10), Current::default(), Current::default()],
+        voltage: [
+            Voltage::from_mv(u32::from(record.decivolts) * 100),
+            Voltage::default(),
+            Voltage::default(),
+        ],
+        current: [
+            Current::from_ma(u32::from(record.centiamps) * 10),
+            Current::default(),
+            Current::default(),
+        ],
         power: Power::from_w(record.watts as i32),
         fields: Fields::VOLTAGE[0].with(Fields::CURRENT[0]).with(Fields::POWER),
         ..Reading::default()
     }
 }
 
-/// Seconds for the whole dataflow with the full rules over `batches`.
-fn engine(workers: usize, batches: &[Arc<Vec<Entry>>], duplicates: u64) -> f64 {
+/// Time for the whole dataflow with the full rules over `batches`.
+fn engine(workers: usize, batches: &[Arc<Vec<Entry>>], duplicates: u64) -> Taken {
     let mut engine = Engine::start(&Config { workers }, None).expect("threads can be started");
     let mut effects = Effects::default();
     let changes = register();
     engine.process(Seq(1), &Arc::new(changes), &mut effects).expect("the engine runs");
     let mut next = engine.position().0 + 1;
     let mut counts = Counts::default();
-    let seconds = timed(|| {
+    let taken = timed(|| {
         for batch in batches {
             engine.submit(Seq(next), batch).expect("the engine runs");
             next += batch.len() as u64;
@@ -323,7 +332,7 @@ fn engine(workers: usize, batches: &[Arc<Vec<Entry>>], duplicates: u64) -> f64 {
     let readings: usize = batches.iter().map(|batch| batch.len()).sum();
     assert_eq!(counts.duplicates, duplicates, "duplicates of {workers} workers");
     assert_eq!(counts.accepted + counts.duplicates, readings as u64);
-    seconds
+    taken
 }
 
 #[derive(Debug, Default)]
@@ -419,8 +428,30 @@ fn tariff() -> TariffVersion {
     }
 }
 
-fn timed(run: impl FnOnce()) -> f64 {
-    let start = Instant::now();
+/// What a run took.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    wall_s: f64,
+    cpu_s: f64,
+}
+
+fn timed(run: impl FnOnce()) -> Taken {
+    let (start, cpu_s) = (Instant::now(), cpu_s());
     run();
-    start.elapsed().as_secs_f64()
+    Taken { wall_s: start.elapsed().as_secs_f64(), cpu_s: self::cpu_s() - cpu_s }
+}
+
+/// Processor time of this process so far; 0 where the system does not tell.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+    // User and system time in hundredths: the 14th and 15th field, 12th and 13th after the name.
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -105,6 +105,7 @@ impl Books {
 
     /// Takes in a batch: all of it, or the entries at the places of `mine`.
     pub(crate) fn accept(&mut self, first: Seq, entries: &[Entry], mine: Option<&[u32]>) {
+        self.out.close();
         match mine {
             None => {
                 let mut seq = first.0;
@@ -162,6 +163,7 @@ impl Books {
                 if *outbox > self.outbox {
                     self.outbox = *outbox;
                     changes.iter().for_each(|change| self.change(seq, change));
+                    self.out.close();
                 }
             }
         }
@@ -342,6 +344,7 @@ impl Books {
             self.sweep(seq, now);
         }
         self.out.usage.push(Usage { seq, key: self.worker, news: News::Tick(now) });
+        self.out.close();
     }
 
     /// Looks at all meters and gateways, and writes the rows that waited.

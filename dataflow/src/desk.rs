@@ -9,7 +9,7 @@ use crate::account::{Account, Movement};
 use crate::alarm::{self, Panel};
 use crate::gap::RowOf;
 use crate::installed::Meter;
-use crate::loss::Usage;
+use crate::loss::{News, Sums, Usage};
 use crate::rates::{Cell, Rates};
 use crate::sample::Pair;
 use crate::stats::Spreads;
@@ -19,6 +19,48 @@ use crate::stats::Spreads;
 pub(crate) struct Out {
     pub(crate) effects: Effects,
     pub(crate) usage: Vec<Usage>,
+    /// By transformer: where its newest certain energy stands in `usage`, if it is of this batch.
+    newest: Vec<u32>,
+    /// What stands before this in `usage` is not added to: a tick or a change came after it.
+    fence: usize,
+}
+
+impl Out {
+    /// What was told so far is told for good.
+    pub(crate) fn close(&mut self) {
+        self.fence = self.usage.len();
+    }
+
+    /// Tells the line loss of certain energy. What a batch says of one transformer and interval is
+    /// one piece of news, under the last of its entries: only that one can complete the interval.
+    #[inline]
+    pub(crate) fn tell_certain(
+        &mut self,
+        meter: &Meter,
+        interval: UnixSeconds,
+        energy: u64,
+        seq: Seq,
+    ) {
+        let transformer = meter.transformer.0;
+        let index = transformer as usize;
+        let known = self.newest.get(index).map(|at| *at as usize).filter(|at| *at >= self.fence);
+        let known = known.and_then(|at| self.usage.get_mut(at));
+        if let Some(Usage { key, seq: newest, news: News::Certain { start, sums } }) = known {
+            if *key == transformer && *start == interval {
+                *newest = seq;
+                sums.add(energy, meter.has(Meter::SUPPLY));
+                return;
+            }
+        }
+        if self.newest.len() <= index {
+            self.newest.resize(index + 1, u32::MAX);
+        }
+        self.newest[index] = self.usage.len() as u32;
+        let mut sums = Sums::default();
+        sums.add(energy, meter.has(Meter::SUPPLY));
+        let news = News::Certain { start: interval, sums };
+        self.usage.push(Usage { seq, key: transformer, news });
+    }
 }
 
 /// Everything one reading touches.
@@ -70,7 +112,7 @@ impl Desk<'_> {
         });
         let is_certain = quality == IntervalQuality::Actual && is_news;
         if is_certain && self.meter.transformer != TransformerId::NONE {
-            self.out.usage.push(Usage::certain(self.meter, start, energy, self.seq));
+            self.out.tell_certain(self.meter, start, energy, self.seq);
         }
     }
 

@@ -136,11 +136,13 @@ impl Desk<'_> {
         right: Option<Sample>,
     ) -> Late {
         let gap = self.meter.cold.as_ref().and_then(|cold| cold.gaps.around(at));
-        let (from, to) = match (gap, left, right) {
-            (Some(gap), _, _) => (gap.from, gap.to),
-            (None, Some(left), Some(right)) => (left.at, right.at),
-            (None, _, _) => (at.minus(self.meter.period_s), at.plus(self.meter.period_s)),
-        };
+        let (from, to) = gap.map_or_else(
+            || {
+                let from = left.map_or(at.minus(self.meter.period_s), |left| left.at);
+                (from, right.map_or(at.plus(self.meter.period_s), |right| right.at))
+            },
+            |gap| (gap.from, gap.to),
+        );
         Late::Unknown(Window::around(from, to).within(self.meter.from, self.meter.to))
     }
 

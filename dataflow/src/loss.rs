@@ -5,8 +5,6 @@
 //! is in, and for intervals that still lack meters at the first tick of a new quarter hour. A
 //! complete interval is let go after two days: nothing can come to it any more.
 
-use std::collections::BTreeMap;
-
 use meter::{
     AlarmCode, AlarmPolicy, Effects, Energy, INTERVAL_S, LossRow, MeterId, Policy, Seq, Subject,
     TransformerId, UnixSeconds,
@@ -14,7 +12,6 @@ use meter::{
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::{Panel, Past, Watch};
-use crate::installed::Meter;
 use crate::snapshot::layout;
 
 /// What the line loss is made of, on its way to the worker that keeps the transformer.
@@ -32,8 +29,8 @@ pub(crate) enum News {
     /// A meter hangs on the transformer from then until then (a later word on the same start
     /// replaces an earlier one).
     Installed { meter: MeterId, from: UnixSeconds, to: UnixSeconds, is_supply: bool },
-    /// The energy of a meter's interval is certain.
-    Certain { meter: MeterId, start: UnixSeconds, wh: u64, is_supply: bool },
+    /// The energy of some meters' interval is certain.
+    Certain { start: UnixSeconds, sums: Sums },
     /// Thresholds changed.
     Thresholds { raise_milli: u32, clear_milli: u32, horizon_s: u32 },
     /// The clock reached this instant.
@@ -42,13 +39,35 @@ pub(crate) enum News {
     End,
 }
 
-impl Usage {
-    pub(crate) fn certain(meter: &Meter, start: UnixSeconds, wh: u64, seq: Seq) -> Self {
-        let is_supply = meter.has(Meter::SUPPLY);
-        let news = News::Certain { meter: meter.id, start, wh, is_supply };
-        Self { seq, key: meter.transformer.0, news }
+/// Certain energy of one interval of a transformer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) struct Sums {
+    /// Of its supply meters, Wh.
+    supply: u64,
+    /// Of its other meters, Wh.
+    delivered: u64,
+    /// How many meters.
+    meters: u32,
+}
+
+layout!(Sums { supply, delivered, meters });
+
+impl Sums {
+    #[inline]
+    pub(crate) fn add(&mut self, wh: u64, is_supply: bool) {
+        let side = if is_supply { &mut self.supply } else { &mut self.delivered };
+        *side = side.saturating_add(wh);
+        self.meters += 1;
     }
 
+    fn join(&mut self, more: &Self) {
+        self.supply = self.supply.saturating_add(more.supply);
+        self.delivered = self.delivered.saturating_add(more.delivered);
+        self.meters += more.meters;
+    }
+}
+
+impl Usage {
     /// The worker that is to hear it.
     pub(crate) fn worker(&self, workers: u32) -> u32 {
         self.key % workers
@@ -59,18 +78,17 @@ impl Usage {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Balance {
     start: UnixSeconds,
-    actual: u32,
     /// Meters installed over the whole interval.
     expected: u32,
     /// 1 when a supply meter is among them.
     has_supply: u8,
     /// 1 when there is something no row has told.
     is_untold: u8,
-    supply: u64,
-    delivered: u64,
+    /// Of the meters whose interval is certain.
+    sums: Sums,
 }
 
-layout!(Balance { start, actual, expected, has_supply, is_untold, supply, delivered });
+layout!(Balance { start, expected, has_supply, is_untold, sums });
 
 /// A meter on a transformer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -114,7 +132,9 @@ layout!(Unit { id, alarms, judged, hung, balances, done });
 /// The transformers of one worker.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    units: BTreeMap<u32, Unit>,
+    /// By transformer: where it stands in `units`.
+    by_transformer: Vec<u32>,
+    units: Vec<Unit>,
     policy: AlarmPolicy,
     horizon_s: u32,
     quarter: UnixSeconds,
@@ -123,7 +143,8 @@ pub(crate) struct Loss {
 impl Loss {
     pub(crate) fn new(policy: &Policy) -> Self {
         Self {
-            units: BTreeMap::new(),
+            by_transformer: Vec::new(),
+            units: Vec::new(),
             policy: policy.alarms,
             horizon_s: policy.horizon_s,
             quarter: UnixSeconds(0),
@@ -143,10 +164,9 @@ impl Loss {
             News::Installed { meter, from, to, is_supply } => {
                 self.unit(usage.key).hang(Hung { meter, from, to, is_supply: is_supply.into() });
             }
-            News::Certain { start, wh, is_supply, .. } => {
+            News::Certain { start, sums } => {
                 let policy = self.policy;
-                let unit = self.unit(usage.key);
-                unit.add(start, wh, is_supply, usage.seq, &policy, effects);
+                self.unit(usage.key).add(start, &sums, usage.seq, &policy, effects);
             }
             News::Thresholds { raise_milli, clear_milli, horizon_s } => {
                 self.policy.loss_raise = raise_milli;
@@ -159,8 +179,16 @@ impl Loss {
     }
 
     fn unit(&mut self, key: u32) -> &mut Unit {
-        let id = TransformerId(key);
-        self.units.entry(key).or_insert_with(|| Unit { id, ..Unit::default() })
+        let index = key as usize;
+        if self.by_transformer.len() <= index {
+            self.by_transformer.resize(index + 1, u32::MAX);
+        }
+        let slot = &mut self.by_transformer[index];
+        if *slot == u32::MAX {
+            *slot = self.units.len() as u32;
+            self.units.push(Unit { id: TransformerId(key), ..Unit::default() });
+        }
+        &mut self.units[*slot as usize]
     }
 
     fn tick(&mut self, now: UnixSeconds, seq: Seq, effects: &mut Effects) {
@@ -171,7 +199,7 @@ impl Loss {
         self.quarter = quarter;
         // Nothing older than this can still come in, and a day to spare.
         let oldest = now.minus(self.horizon_s).minus(86_400);
-        for unit in self.units.values_mut() {
+        for unit in &mut self.units {
             for index in 0..unit.balances.len() {
                 if unit.balances[index].is_untold == 1 {
                     unit.tell(index, seq, effects);
@@ -183,11 +211,12 @@ impl Loss {
 
     /// The state by transformer.
     pub(crate) fn units(&self) -> impl Iterator<Item = (u32, &Unit)> {
-        self.units.iter().map(|(key, unit)| (*key, unit))
+        self.units.iter().map(|unit| (unit.id.0, unit))
     }
 
     pub(crate) fn restore(&mut self, unit: Unit) {
-        self.units.insert(unit.id.0, unit);
+        let key = unit.id.0;
+        *self.unit(key) = unit;
     }
 
     pub(crate) fn set_quarter(&mut self, quarter: UnixSeconds) {
@@ -199,8 +228,7 @@ impl Unit {
     fn add(
         &mut self,
         start: UnixSeconds,
-        wh: u64,
-        is_supply: bool,
+        sums: &Sums,
         seq: Seq,
         policy: &AlarmPolicy,
         effects: &mut Effects,
@@ -218,11 +246,9 @@ impl Unit {
             self.balances.insert(at, fresh);
         }
         let balance = &mut self.balances[at];
-        let side = if is_supply { &mut balance.supply } else { &mut balance.delivered };
-        *side = side.saturating_add(wh);
-        balance.actual += 1;
+        balance.sums.join(sums);
         balance.is_untold = 1;
-        if balance.actual >= balance.expected {
+        if balance.sums.meters >= balance.expected {
             self.tell(at, seq, effects);
             self.judge(at, seq, policy, effects);
         }
@@ -248,7 +274,7 @@ impl Unit {
     fn let_go(&mut self, oldest: UnixSeconds, complete: UnixSeconds) {
         let done = &mut self.done;
         self.balances.retain(|balance| {
-            let is_done = balance.actual >= balance.expected && balance.start < complete;
+            let is_done = balance.sums.meters >= balance.expected && balance.start < complete;
             if is_done && balance.start >= oldest {
                 note_done(done, balance.start);
             }
@@ -263,17 +289,18 @@ impl Unit {
         effects.losses.push(LossRow {
             transformer: self.id,
             start: balance.start,
-            supply: Energy::from_wh(balance.supply),
-            delivered: Energy::from_wh(balance.delivered),
+            supply: Energy::from_wh(balance.sums.supply),
+            delivered: Energy::from_wh(balance.sums.delivered),
             expected: balance.expected,
-            actual: balance.actual,
+            actual: balance.sums.meters,
             rev: seq,
         });
     }
 
     /// The alarms of a complete interval, no older than the newest one judged.
     fn judge(&mut self, index: usize, seq: Seq, policy: &AlarmPolicy, effects: &mut Effects) {
-        let Balance { start, supply, delivered, has_supply, .. } = self.balances[index];
+        let Balance { start, sums: Sums { supply, delivered, .. }, has_supply, .. } =
+            self.balances[index];
         if start < self.judged || has_supply == 0 {
             return;
         }

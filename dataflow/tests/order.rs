@@ -28,9 +28,14 @@ struct Scene {
 
 fn versions() -> Vec<TariffVersion> {
     let day = [(0, 4), (24, 3), (32, 2), (40, 1), (88, 4)];
-    let first = version("2026-01-01", &[9000, 7000, 5283, 3000], &day, &[(0, 0), (3, 500), (6, 3000)]);
-    let mut second =
-        version("2026-10-25", &[9500, 7100, 5300, 2900], &day[..3], &[(0, 10), (4, 450), (8, 2500)]);
+    let first =
+        version("2026-01-01", &[9000, 7000, 5283, 3000], &day, &[(0, 0), (3, 500), (6, 3000)]);
+    let mut second = version(
+        "2026-10-25",
+        &[9500, 7100, 5300, 2900],
+        &day[..3],
+        &[(0, 10), (4, 450), (8, 2500)],
+    );
     second.fee = Money::from_ticks(1_000_000);
     second.tax_bp = 600;
     let mut third = version("2026-10-27", &[100], &[(0, 1)], &[(0, 0), (1, 7)]);
@@ -62,7 +67,9 @@ fn scene(seed: u64, count: usize) -> Scene {
             let steps = if dice.roll(6) == 0 { 1 + dice.roll(40) as u32 } else { 1 };
             at = (at / period_s + steps) * period_s;
             // Up to 10 kW, less than a meter of 69 kW may carry in half a period.
-            wh += (0..steps).map(|_| dice.roll(period_s as usize * 10 / 3600 + 2) as u64).sum::<u64>();
+            wh += (0..steps)
+                .map(|_| dice.roll(period_s as usize * 10 / 3600 + 2) as u64)
+                .sum::<u64>();
         }
         let mut stamps: Vec<_> = scene.readings.iter().filter(|r| r.meter.0 == id).collect();
         stamps.sort_by_key(|r| r.taken_at);

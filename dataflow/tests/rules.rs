@@ -6,7 +6,7 @@ mod support;
 use meter::{
     AccountId, Adjustment, AlarmCode, AlarmState, CalendarId, Change, Current, Decision, Effects,
     Energy, Entry, EventCode, Fields, GapState, GatewayId, Holidays, Installation, LedgerKind,
-    LocalDate, MeterEvent, MeterId, MeterRecord, Money, Outcome, Purchase, PurchaseId,
+    LocalDate, MeterEvent, MeterId, MeterRecord, Mode, Money, Outcome, Purchase, PurchaseId,
     QuarantineReason, Reading, Removal, Resolution, Role, Seq, Subject, TransformerId, UnixSeconds,
     Voltage,
 };
@@ -19,13 +19,15 @@ const fn at(n: u32) -> u32 {
     START + n * 900
 }
 
-/// A node with meter and account 1, installed at START with register 1000.
+/// A node with meter and account 1 (postpaid), installed at START with register 1000.
 fn node() -> Node {
     let mut node = Node::start(1);
+    let mut terms = terms(1, "UTC");
+    terms.mode = Mode::Postpaid;
     node.change(vec![
         Change::Tariff(version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0)])),
         Change::Meter(record(1)),
-        Change::Account(terms(1, "UTC")),
+        Change::Account(terms),
         install(1, START, Some(1000)),
     ]);
     node
@@ -138,7 +140,10 @@ fn two_agreeing_readings_propose_a_new_epoch_and_a_person_opens_it() {
 #[test]
 fn one_bad_reading_clears_with_the_next_good_one() {
     let mut node = node();
-    feed(&mut node, &[reading(1, at(1), 1100), reading(1, at(2), 900_000), reading(1, at(3), 1300)]);
+    feed(
+        &mut node,
+        &[reading(1, at(1), 1100), reading(1, at(2), 900_000), reading(1, at(3), 1300)],
+    );
     let want = [(AlarmCode::Register, Raised), (AlarmCode::Register, Cleared)];
     assert_eq!(told(&node.all, 0), want);
 }
@@ -307,8 +312,12 @@ fn an_unusual_day_is_told_once_and_clears_after_a_usual_one() {
         }
     }
     feed(&mut node, &readings);
-    let days: Vec<_> =
-        node.all.alarms.iter().map(|row| (row.code, row.state, (row.at.0 - START) / 86_400)).collect();
+    let days: Vec<_> = node
+        .all
+        .alarms
+        .iter()
+        .map(|row| (row.code, row.state, (row.at.0 - START) / 86_400))
+        .collect();
     assert_eq!(days, [(AlarmCode::UnusualUse, Raised, 9)]);
     wh += 100;
     feed(&mut node, &[reading(1, at(11 * 96 + 1), wh)]);
@@ -338,7 +347,8 @@ fn line_loss_counts_certain_intervals() {
         let mut node = Node::start(workers);
         fleet(&mut node);
         let interval = |node: &mut Node, n: u32, registers: [Option<u64>; 3]| {
-            let readings = (1..).zip(registers).filter_map(|(id, wh)| Some(reading(id, at(n), wh?)));
+            let readings =
+                (1..).zip(registers).filter_map(|(id, wh)| Some(reading(id, at(n), wh?)));
             node.feed(readings.map(Entry::Reading).collect());
         };
         interval(&mut node, 1, [Some(1000), Some(600), Some(350)]);
@@ -359,7 +369,9 @@ fn line_loss_counts_certain_intervals() {
             (AlarmCode::NegativeLoss, Raised),
         ];
         assert_eq!(told(&node.all, 0), want, "workers {workers}");
-        assert!(node.all.alarms.iter().all(|a| a.subject == Subject::Transformer(TransformerId(9))));
+        assert!(
+            node.all.alarms.iter().all(|a| a.subject == Subject::Transformer(TransformerId(9)))
+        );
         // One is missing: the row waits for a tick of the next quarter hour, then for the reading.
         interval(&mut node, 6, [Some(6000), Some(3600), None]);
         assert_eq!(node.all.losses.len(), 5, "workers {workers}");
@@ -522,8 +534,10 @@ fn a_late_reading_beyond_memory_waits_for_the_store() {
     assert_eq!((row.samples, row.energy.wh()), (2, 100));
     // A meter whose store is never heard keeps a bounded number waiting.
     node.answers = false;
-    let flood: Vec<_> = (0..600).map(|n| reading(1, at(2) + 1 + n, 1200 + u64::from(n) / 20)).collect();
+    let flood: Vec<_> =
+        (0..600).map(|n| reading(1, at(2) + 1 + n, 1200 + u64::from(n) / 20)).collect();
     let outcomes = feed(&mut node, &flood);
-    let full = outcomes.iter().filter(|o| **o == quarantined(QuarantineReason::ParkingFull)).count();
+    let full =
+        outcomes.iter().filter(|o| **o == quarantined(QuarantineReason::ParkingFull)).count();
     assert_eq!(full, 600 - 512);
 }

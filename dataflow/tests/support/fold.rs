@@ -77,7 +77,11 @@ impl Story<'_> {
             let register = |at: u32| register(&line, at);
             let energy = register(end.min(newest)) - register(start.max(first));
             let local = calendar.local(UnixSeconds(start));
-            let version = self.versions.iter().filter(|v| v.valid_from <= local.date).max_by_key(|v| v.valid_from);
+            let version = self
+                .versions
+                .iter()
+                .filter(|v| v.valid_from <= local.date)
+                .max_by_key(|v| v.valid_from);
             let (mut rate, mut price) = (0, 0);
             if let Some(version) = version {
                 rate = version.rate(local.date.month_day(), local.date.day_type(), local.quarter);
@@ -90,24 +94,32 @@ impl Story<'_> {
                 sum[usize::from(rate)] += energy as i64;
             }
             if end <= newest {
-                let within = self.readings.iter().filter(|r| start < r.taken_at.0 && r.taken_at.0 <= end);
+                let within =
+                    self.readings.iter().filter(|r| start < r.taken_at.0 && r.taken_at.0 <= end);
                 let power: Vec<i32> = within.map(|r| r.power.w()).collect();
                 let count = power.len() as i64;
                 let average = power.iter().map(|w| i64::from(*w)).sum::<i64>() / count.max(1);
                 let is_actual = line.contains_key(&start) && line.contains_key(&end);
-                sums.intervals.insert(start, Interval {
-                    energy,
-                    register: register(end) % self.modulus,
-                    quality: if is_actual { IntervalQuality::Actual } else { IntervalQuality::Estimated },
-                    samples: count as u16,
-                    rate,
-                    cost: price * energy as i64,
-                    power: (
-                        average as i32,
-                        power.iter().min().copied().unwrap_or(0),
-                        power.iter().max().copied().unwrap_or(0),
-                    ),
-                });
+                sums.intervals.insert(
+                    start,
+                    Interval {
+                        energy,
+                        register: register(end) % self.modulus,
+                        quality: if is_actual {
+                            IntervalQuality::Actual
+                        } else {
+                            IntervalQuality::Estimated
+                        },
+                        samples: count as u16,
+                        rate,
+                        cost: price * energy as i64,
+                        power: (
+                            average as i32,
+                            power.iter().min().copied().unwrap_or(0),
+                            power.iter().max().copied().unwrap_or(0),
+                        ),
+                    },
+                );
             }
             start = end;
         }
@@ -128,7 +140,8 @@ impl Story<'_> {
             through.insert(*period, after);
             // One watt-hour at a time would be plainest; by threshold it is the same.
             let adders = |total: i64| -> i64 {
-                let thresholds: Vec<i64> = version.blocks.iter().map(|b| b.from_kwh as i64 * 1000).collect();
+                let thresholds: Vec<i64> =
+                    version.blocks.iter().map(|b| b.from_kwh as i64 * 1000).collect();
                 let ends = thresholds.iter().skip(1).copied().chain([i64::MAX]);
                 let blocks = version.blocks.iter().zip(thresholds.iter().zip(ends));
                 blocks.map(|(b, (from, to))| b.adder.e4() * (total.min(to) - from).max(0)).sum()
