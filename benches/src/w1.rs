@@ -28,7 +28,7 @@ const SLOT_S: u32 = 900;
 /// 2026-11-02T00:00:00Z, a Monday: the stream's second 0.
 const BASE: u32 = 1_793_577_600;
 /// Entries of one batch, and batches on their way.
-const BATCH: usize = 2048;
+const BATCH: usize = 1024;
 const PENDING_MAX: usize = 4;
 /// Each figure is the median of so many runs.
 const RUNS: usize = 3;

@@ -13,8 +13,9 @@ use crate::snapshot::layout;
 /// Names a pair of plan and time zone among those the worker keeps rates of.
 pub(crate) type RatesIndex = u32;
 
-/// What the books keep of an account.
+/// What the books keep of an account. The first two cache lines are what a charge touches.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(64))]
 pub(crate) struct Account {
     pub(crate) id: AccountId,
     /// Its meter, or the last one.
@@ -22,14 +23,15 @@ pub(crate) struct Account {
     /// The number of its last movement.
     number: u64,
     balance: Money,
-    pub(crate) charge: Charge,
     /// Above this no alarm of the account can be on.
     pub(crate) quiet_above: Money,
     pub(crate) alarms: u32,
+    /// The rates of plan and zone at this worker.
+    pub(crate) rates: RatesIndex,
+    pub(crate) charge: Charge,
     /// Which terms apply: plan, then zone as the number of its name.
     pub(crate) plan: u32,
     pub(crate) zone: u32,
-    pub(crate) is_prepaid: u8,
     pub(crate) overdraft: Money,
     pub(crate) low_levels: [Money; 2],
     /// From when and until when it has a meter; until is the end of time while it has one.
@@ -37,8 +39,7 @@ pub(crate) struct Account {
     pub(crate) active_to: UnixSeconds,
     /// The next local midnight that no tick has passed yet.
     pub(crate) standing_due: UnixSeconds,
-    /// The rates of plan and zone at this worker.
-    pub(crate) rates: RatesIndex,
+    pub(crate) is_prepaid: u8,
 }
 
 layout!(Account {
@@ -93,10 +94,10 @@ impl Account {
         self.rates != NO_RATES
     }
 
-    /// Reads a little of it; see the touch-ahead of the books.
+    /// Reads a little of each line that a charge needs; see the touch-ahead of the books.
     #[inline]
-    pub(crate) const fn touch(&self) -> u32 {
-        self.id.0 ^ self.zone
+    pub(crate) fn touch(&self) -> u64 {
+        self.number ^ self.charge.touch()
     }
 
     pub(crate) const fn balance(&self) -> Money {

@@ -131,19 +131,20 @@ impl Books {
         self.out.usage.push(Usage { seq, key, news: News::End });
     }
 
-    /// Loads the states that the entries of a block will need.
+    /// Loads the states that the entries of a block will need: meters first, then the accounts
+    /// that the meters name, so that no load waits for the one before it.
     fn touch<'a>(&self, block: impl Iterator<Item = &'a Entry>) {
+        let mut slots = [NO_ACCOUNT; BLOCK];
         let mut sum = 0;
-        for entry in block {
+        for (entry, slot) in block.zip(&mut slots) {
             let Entry::Reading(reading) = entry else { continue };
-            let slot = self.by_meter.get(reading.meter.0 as usize);
-            let Some(meter) = slot.and_then(|slot| self.meters.get(*slot as usize)) else {
-                continue;
-            };
-            sum ^= meter.touch();
-            if let Some(account) = self.accounts.get(meter.account_slot as usize) {
-                sum ^= account.touch();
-            }
+            *slot = self.by_meter.get(reading.meter.0 as usize).copied().unwrap_or(NO_SLOT);
+            sum ^= self.meters.get(*slot as usize).map_or(0, Meter::touch);
+        }
+        for slot in slots {
+            let Some(meter) = self.meters.get(slot as usize) else { continue };
+            let account = self.accounts.get(meter.account_slot as usize);
+            sum ^= account.map_or(0, Account::touch);
         }
         std::hint::black_box(sum);
     }
@@ -414,7 +415,7 @@ impl Desk<'_> {
             return self.suspect(reading, reason);
         }
         let sample = Sample::of(reading);
-        let newest = *self.meter.newest_sample().expect("a meter that is not empty has a newest");
+        let newest = Sample::anchor(from, self.meter.newest_register);
         self.gap_before(from, to);
         self.advance(newest, sample);
         if self.meter.alarms != 0 {

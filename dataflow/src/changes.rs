@@ -193,7 +193,7 @@ impl Books {
         }
         self.end_before(seq, id, at);
         let mut desk = desk!(self, slot, seq);
-        let Some(newest) = desk.meter.newest_sample().copied().filter(|s| s.at < at) else {
+        let Some(newest) = desk.meter.newest_register().filter(|s| s.at < at) else {
             return;
         };
         let judged = desk.meter.limits.judge(newest.register, end, at.since(newest.at));
@@ -229,7 +229,7 @@ impl Books {
     fn new_epoch(&mut self, slot: u32, at: UnixSeconds, register: Energy, seq: Seq) -> Outcome {
         let mut desk = desk!(self, slot, seq);
         let sample = Sample { at, register, flags: Sample::EPOCH, ..Sample::default() };
-        let Some(newest) = desk.meter.newest_sample().copied() else {
+        let Some(newest) = desk.meter.newest_register() else {
             desk.begin(sample);
             desk.stand();
             return Outcome::Accepted;

@@ -28,6 +28,7 @@ impl Sum {
 
 /// The energy charge of an account.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
 pub(crate) struct Charge {
     /// The newest period and version: nearly all energy goes here.
     open: Sum,
@@ -51,11 +52,16 @@ impl Charge {
             let before = self.open_total;
             self.open_total += wh;
             self.open.wh[usize::from(cell.rate) - 1] += wh;
-            let adders = rates.block_ticks(cell.version, self.open_total)
-                - rates.block_ticks(cell.version, before);
+            let adders = rates.block_ticks(cell.version, before, self.open_total);
             return Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders));
         }
         self.add_elsewhere(cell, wh, rates)
+    }
+
+    /// Reads a little of it; see the touch-ahead of the books.
+    #[inline]
+    pub(crate) const fn touch(&self) -> u64 {
+        self.open_total.cast_unsigned()
     }
 
     /// The sums still held, in no order that matters.
@@ -103,8 +109,7 @@ fn period_ticks(sums: &[Sum], period: u32, rates: &Rates) -> i64 {
             ticks = ticks.saturating_add(price_e4.saturating_mul(*wh));
         }
         let through = total + sum.total();
-        ticks = ticks.saturating_add(rates.block_ticks(sum.version, through));
-        ticks = ticks.saturating_sub(rates.block_ticks(sum.version, total));
+        ticks = ticks.saturating_add(rates.block_ticks(sum.version, total, through));
         total = through;
     }
     ticks

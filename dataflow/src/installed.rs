@@ -30,7 +30,7 @@ pub(crate) const OPEN_END: UnixSeconds = UnixSeconds(u32::MAX);
 /// A meter's installation. The first two cache lines are what a reading in order touches, beside
 /// one place of the ring.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Meter {
     /// The newest accepted stamp and register; see [`Self::is_empty`].
     pub(crate) newest: UnixSeconds,
@@ -57,9 +57,9 @@ pub(crate) struct Meter {
     /// Energy of the interval that is not over, up to the newest sample.
     pub(crate) open_energy: u64,
     pub(crate) usual: Usual,
+    ring: [Sample; RING],
     /// The register at the installation, with [`Self::STARTED`].
     pub(crate) start: Energy,
-    ring: [Sample; RING],
     /// Samples of the interval that is not over, where it has any.
     pub(crate) open_stats: Option<Box<Stats>>,
     pub(crate) cold: Option<Box<Cold>>,
@@ -127,41 +127,55 @@ impl Meter {
         (if self.account.is_some() { self.account.0 } else { self.id.0 }) % LOTS
     }
 
-    /// Reads a little of what a reading in order needs; see the touch-ahead of the books.
+    /// Reads a little of each line that a reading in order needs; see the touch-ahead of the books.
     #[inline]
-    pub(crate) fn touch(&self) -> u32 {
-        let next = (usize::from(self.head) + 1) % RING;
-        self.newest.0 ^ self.period_s ^ self.ring[next].at.0
+    pub(crate) fn touch(&self) -> u64 {
+        let next = &self.ring[self.next_place()];
+        u64::from(self.newest.0) ^ self.usual.bound ^ next.register.wh() ^ u64::from(next.flags)
+    }
+
+    /// The place in the ring that the next sample takes.
+    #[inline]
+    fn next_place(&self) -> usize {
+        let head = usize::from(self.head);
+        if self.is_empty() || head >= RING - 1 { 0 } else { head + 1 }
     }
 
     pub(crate) fn cold(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
     }
 
-    pub(crate) fn newest_sample(&self) -> Option<&Sample> {
-        self.ring[..usize::from(self.len)].get(usize::from(self.head))
+    /// Stamp and register of the newest sample, and nothing else of it.
+    #[inline]
+    pub(crate) fn newest_register(&self) -> Option<Sample> {
+        (!self.is_empty()).then(|| Sample::anchor(self.newest, self.newest_register))
     }
 
     /// The sample after the newest becomes the newest.
     #[inline]
     pub(crate) fn push(&mut self, sample: Sample) {
-        let next =
-            if self.is_empty() || usize::from(self.head) == RING - 1 { 0 } else { self.head + 1 };
-        if usize::from(self.len) == RING {
-            let leaving = self.ring[usize::from(next)];
-            if leaving.at <= self.keep_until {
-                self.hold(leaving);
-            } else {
-                self.state &= !Self::LINKED;
-            }
-        } else {
+        let next = self.next_place();
+        if usize::from(self.len) < RING {
             self.len += 1;
+        } else if self.state & Self::LINKED != 0 || self.keep_until.0 != 0 {
+            self.let_leave(self.ring[next]);
         }
-        self.ring[usize::from(next)] = sample;
-        self.head = next;
+        self.ring[next] = sample;
+        self.head = next as u8;
         self.newest = sample.at;
         self.newest_register = sample.register;
         self.set(Self::ANCHORED, sample.has(Sample::ANCHOR));
+    }
+
+    /// The oldest sample of the ring makes place: it is held where a gap needs it.
+    #[cold]
+    fn let_leave(&mut self, leaving: Sample) {
+        if leaving.at <= self.keep_until {
+            self.hold(leaving);
+        } else {
+            self.keep_until = UnixSeconds(0);
+            self.state &= !Self::LINKED;
+        }
     }
 
     /// An accepted reading stands where the newest anchor did.
@@ -383,3 +397,6 @@ fn take_box<T: Stored>(bytes: &mut &[u8]) -> Option<Option<Box<T>>> {
         _ => T::take(bytes).map(|value| Some(Box::new(value))),
     }
 }
+
+// Where the hot fields end and the ring begins.
+const _: () = assert!(std::mem::offset_of!(Meter, ring) == 128 && size_of::<Meter>() == 448);

@@ -50,7 +50,9 @@ impl Desk<'_> {
             quality: if is_exact { IntervalQuality::Actual } else { IntervalQuality::Estimated },
             is_news: true,
         };
-        self.row(metered, cell, &Stats::of(sample).spreads());
+        let is_read = !sample.has(Sample::ANCHOR);
+        let spreads = if is_read { Spreads::of(sample) } else { Spreads::default() };
+        self.row(metered, cell, &spreads);
         self.charge_cell(cell, pair.rise, pair.from, pair.to);
         self.meter.open_energy = 0;
         self.meter.set(Meter::EXACT, true);

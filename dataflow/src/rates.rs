@@ -24,6 +24,14 @@ pub(crate) struct Cell {
     pub(crate) price_e4: i64,
 }
 
+/// A block of a version, from and to in Wh of a period.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: i64,
+    to: i64,
+    adder_e4: i64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     cell: u16,
@@ -36,6 +44,8 @@ struct Slot {
 pub(crate) struct Rates {
     calendar: LocalCalendar,
     versions: Vec<TariffVersion>,
+    /// Of each version, those that add something.
+    blocks: Vec<Vec<Span>>,
     holidays: Vec<Holidays>,
     cells: Vec<Cell>,
     /// Number of the first interval of the table.
@@ -53,6 +63,7 @@ impl Rates {
         Self {
             calendar,
             versions: Vec::new(),
+            blocks: Vec::new(),
             holidays: Vec::new(),
             cells: Vec::new(),
             first: 0,
@@ -66,6 +77,7 @@ impl Rates {
 
     /// Takes a version in. One for a day that has one already replaces it, unless it is in force.
     pub(crate) fn add_version(&mut self, version: TariffVersion) {
+        self.blocks.push(spans(&version.blocks));
         self.versions.push(version);
         self.slots.clear();
     }
@@ -92,19 +104,20 @@ impl Rates {
         (self.cells[usize::from(slot.cell)], UnixSeconds(end))
     }
 
-    /// Σ of the block adders of `version` over the first `wh` of a period, in ticks.
+    /// Σ of the block adders of `version` over what lies between the first `from` and the first
+    /// `to` Wh of a period, in ticks; negative when `to` is the less.
     #[inline]
-    pub(crate) fn block_ticks(&self, version: VersionIndex, wh: i64) -> i64 {
-        let Some(version) = self.versions.get(usize::from(version)) else { return 0 };
-        let blocks: &[Block] = &version.blocks;
+    pub(crate) fn block_ticks(&self, version: VersionIndex, from: i64, to: i64) -> i64 {
+        if to < from {
+            return self.block_ticks(version, to, from).saturating_neg();
+        }
+        let Some(blocks) = self.blocks.get(usize::from(version)) else { return 0 };
         let mut ticks = 0_i64;
-        for (index, block) in blocks.iter().enumerate() {
-            let from = threshold_wh(block);
-            if wh <= from {
-                break;
+        for block in blocks {
+            let wh = to.min(block.to) - from.max(block.from);
+            if wh > 0 {
+                ticks = ticks.saturating_add(block.adder_e4.saturating_mul(wh));
             }
-            let to = blocks.get(index + 1).map_or(wh, |next| threshold_wh(next).min(wh));
-            ticks = ticks.saturating_add(block.adder.e4().saturating_mul(to - from));
         }
         ticks
     }
@@ -200,6 +213,17 @@ impl Rates {
             false => date.day_type(),
         }
     }
+}
+
+/// The blocks of a version that add anything, in Wh.
+fn spans(blocks: &[Block]) -> Vec<Span> {
+    let ends = blocks.iter().skip(1).map(threshold_wh).chain([i64::MAX]);
+    let spans = blocks.iter().zip(ends).map(|(block, to)| Span {
+        from: threshold_wh(block),
+        to,
+        adder_e4: block.adder.e4(),
+    });
+    spans.filter(|span| span.adder_e4 != 0).collect()
 }
 
 fn threshold_wh(block: &Block) -> i64 {
