@@ -14,9 +14,12 @@ run: lib ## build, then run a real feeder's week through a node on this machine
 	./target/release/meterd demo $(ARGS)
 
 test: lib ## format, lints, tests, docs: the same in CI
+	sh deploy/test-tools.sh
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) test --workspace --locked
+	$(CARGO) build --locked -p storage --examples
+	$$(command -v clickhouse-server >/dev/null && echo env METERD_TEST_CLICKHOUSE_OLD=1) \
+	  $(CARGO) test --workspace --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 bench: lib ## ratios against the bare loop and the raw socket, within one run

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use meter::{AlarmPolicy, Policy, UnixSeconds};
+use meter::UnixSeconds;
 use serde::Deserialize;
 use thiserror::Error;
 use toml::de::DeTable;
@@ -81,7 +81,7 @@ pub struct Settings {
     pub ingest: Ingest,
     /// The durable log.
     pub log: Log,
-    /// The rules.
+    /// The dataflow.
     pub books: Books,
     /// Where rows go.
     pub clickhouse: ClickHouse,
@@ -157,24 +157,6 @@ pub struct Log {
 pub struct Books {
     /// Worker threads, 0 for automatic.
     pub workers: u16,
-    /// See [`Policy`].
-    pub future_s_max: u32,
-    /// Days.
-    pub horizon_days: u32,
-    /// Seconds.
-    pub gap_grace_s: u32,
-    /// Periods.
-    pub silent_periods: u32,
-    /// Raise, clear.
-    pub over_voltage: [u32; 2],
-    /// Raise, clear.
-    pub under_voltage: [u32; 2],
-    /// Raise, clear.
-    pub overload: [u32; 2],
-    /// Raise, clear.
-    pub line_loss: [u32; 2],
-    /// Raise, clear.
-    pub unusual_use: [u32; 2],
 }
 
 /// Which ClickHouse.
@@ -205,6 +187,10 @@ pub struct ClickHouse {
     pub password_file: PathBuf,
     /// Database.
     pub database: String,
+    /// IANA zone of the days and months in the views.
+    pub zone: String,
+    /// Months that readings and intervals are kept, 0 for ever.
+    pub retention_months: u32,
     /// Rows of a block.
     pub block_rows_max: u32,
     /// Milliseconds a block may wait.
@@ -312,30 +298,6 @@ impl Settings {
         }
     }
 
-    /// The limits of the rules; they go into the log when they change.
-    #[must_use]
-    pub fn policy(&self) -> Policy {
-        let books = &self.books;
-        Policy {
-            future_s_max: books.future_s_max,
-            horizon_s: books.horizon_days.saturating_mul(86_400),
-            gap_grace_s: books.gap_grace_s,
-            silent_periods: books.silent_periods,
-            alarms: AlarmPolicy {
-                over_voltage_raise: books.over_voltage[0],
-                over_voltage_clear: books.over_voltage[1],
-                under_voltage_raise: books.under_voltage[0],
-                under_voltage_clear: books.under_voltage[1],
-                overload_raise: books.overload[0],
-                overload_clear: books.overload[1],
-                loss_raise: books.line_loss[0],
-                loss_clear: books.line_loss[1],
-                unusual_raise: books.unusual_use[0],
-                unusual_clear: books.unusual_use[1],
-            },
-        }
-    }
-
     fn check_ranges(&self, origin: &str) -> Result<(), ConfigError> {
         let title = &self.ingest.system_title;
         let rules = [
@@ -349,10 +311,6 @@ impl Settings {
             (
                 self.log.segment_bytes >= 1 << 20 && self.log.segment_bytes.is_multiple_of(4096),
                 "log.segment_bytes must be at least 1048576 and a multiple of 4096",
-            ),
-            (
-                (1..=366).contains(&self.books.horizon_days),
-                "books.horizon_days must be between 1 and 366",
             ),
             (
                 (1..=1_000_000).contains(&self.clickhouse.block_rows_max),
@@ -466,7 +424,6 @@ mod tests {
     #[test]
     fn the_shipped_file_is_complete() {
         let settings = load("", &[]).unwrap();
-        assert_eq!(settings.policy(), Policy::standard());
         assert_eq!(settings.clock(), Clock::System);
     }
 
@@ -490,7 +447,7 @@ mod tests {
             r#"meterd.toml:2:2: no setting "ingets"; did you mean "ingest"?"#,
         );
         refused("[log]\nxylophone = 1", r#"meterd.toml:2:1: no setting "log.xylophone""#);
-        refused("[books]\nhorizon_days = 0", "meterd.toml: books.horizon_days must be between 1 and 366");
+        refused("[clock]\npace = 0", "meterd.toml: clock.pace must be at least 1");
         assert!(load("[node\n", &[]).unwrap_err().starts_with("meterd.toml:1:"));
         assert!(load("[node]\ntick_ms = \"a\"", &[]).unwrap_err().contains("tick_ms"));
         let variable = load("", &[("METERD__NODE__TIK_MS", "1")]).unwrap_err();

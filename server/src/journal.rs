@@ -76,6 +76,12 @@ impl Journal {
         }
     }
 
+    /// The newest entry that the books have.
+    #[must_use]
+    pub fn applied_through(&self) -> Seq {
+        *self.applied.borrow()
+    }
+
     /// Waits until the books have the entry at `seq`.
     ///
     /// # Errors

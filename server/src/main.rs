@@ -1,2 +1,60 @@
-//! The `meterd` command.
-fn main() {}
+//! The `meterd` command: parse, run, and say how it ended.
+//!
+//! Exit codes: 0 ended as asked · 1 failed · 2 usage or settings · 3 a check failed · 4 in use.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use server::cli::{Cli, Command};
+use server::{decode, demo, logs, node};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_tracing();
+    let result = match cli.command {
+        Command::Serve(options) => node::serve(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Decode(options) => decode::run(&options),
+        Command::Log(command) => logs::run(&command),
+        Command::CheckConfig { file } => node::check_config(&file),
+        Command::Engine => return engine(),
+    };
+    result.unwrap_or_else(|error| {
+        // The chain of causes, each once: what, where, why.
+        let mut text = error.to_string();
+        for cause in error.chain().skip(1).map(ToString::to_string) {
+            if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
+            }
+        }
+        complain(&text);
+        server::exit_code(&error)
+    })
+}
+
+/// The child process over libchdb. It never returns once the engine runs.
+fn engine() -> ExitCode {
+    match storage::engine::run_child() {
+        Ok(never) => match never {},
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+fn complain(text: &str) {
+    eprintln!("meterd: {text}");
+}
+
+fn start_tracing() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::env::var("METERD_LOG").is_ok_and(|format| format == "json") {
+        lines.json().init();
+    } else {
+        lines.with_target(false).init();
+    }
+}

@@ -2,68 +2,28 @@
 //! from a range of entries, under the same numbers as in the log. It is derived data: a lost tail
 //! is computed again, and what is there already is not appended twice.
 
-use meter::{
-    AlarmRow, Effects, Entry, GapRow, IntervalRow, LedgerRow, LossRow, Outcome, Seq, Settled,
-    Stored,
-};
+use meter::{Effects, Entry, Outcome, Seq, Settled, Stored};
 use storage::log::{Error, NewBatch, SegmentLog, Urgency};
 
-/// Kind of a spool batch: [`Rows`], version 1.
+/// Kind of a spool batch, version 1: readings with their final outcome (duplicates left out),
+/// intervals, ledger, alarms, gaps, losses, each a count and rows.
 pub const KIND: u8 = 1;
 
-/// Rows of all tables that followed from a range of entries.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Rows {
-    /// Readings with their final outcome, duplicates left out.
-    pub readings: Vec<Settled>,
-    /// 15-minute rows.
-    pub intervals: Vec<IntervalRow>,
-    /// Movements of accounts.
-    pub ledger: Vec<LedgerRow>,
-    /// Alarms raised and cleared.
-    pub alarms: Vec<AlarmRow>,
-    /// Gaps.
-    pub gaps: Vec<GapRow>,
-    /// Line loss.
-    pub losses: Vec<LossRow>,
-}
-
-impl Rows {
-    /// Rows in all.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.readings.len()
-            + self.intervals.len()
-            + self.ledger.len()
-            + self.alarms.len()
-            + self.gaps.len()
-            + self.losses.len()
-    }
-
-    /// Takes all rows of `other`.
-    pub fn append(&mut self, other: &mut Self) {
-        self.readings.append(&mut other.readings);
-        self.intervals.append(&mut other.intervals);
-        self.ledger.append(&mut other.ledger);
-        self.alarms.append(&mut other.alarms);
-        self.gaps.append(&mut other.gaps);
-        self.losses.append(&mut other.losses);
-    }
-
-    /// Reads the payload of a batch; `None` when it is not one of this version.
-    #[must_use]
-    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let bytes = &mut bytes;
-        let rows = Self {
-            readings: Stored::take(bytes)?,
-            intervals: Stored::take(bytes)?,
-            ledger: Stored::take(bytes)?,
-            alarms: Stored::take(bytes)?,
-            gaps: Stored::take(bytes)?,
-            losses: Stored::take(bytes)?,
-        };
-        bytes.is_empty().then_some(rows)
-    }
+/// Reads the payload of a batch: the rows, readings among them as [`Effects::settled`]. `None`
+/// when it is not one of this version.
+#[must_use]
+pub fn decode(mut bytes: &[u8]) -> Option<Effects> {
+    let bytes = &mut bytes;
+    let rows = Effects {
+        settled: Stored::take(bytes)?,
+        intervals: Stored::take(bytes)?,
+        ledger: Stored::take(bytes)?,
+        alarms: Stored::take(bytes)?,
+        gaps: Stored::take(bytes)?,
+        losses: Stored::take(bytes)?,
+        ..Effects::default()
+    };
+    bytes.is_empty().then_some(rows)
 }
 
 /// The writing end of the spool.
@@ -124,7 +84,7 @@ impl Spool {
     }
 }
 
-/// Lays down rows as [`Rows::decode`] reads them, without copying the effects first.
+/// Lays down rows as [`decode`] reads them, without copying the effects first.
 fn encode(first: Seq, entries: &[Entry], effects: &Effects, out: &mut Vec<u8>) {
     let count_at = out.len();
     0_u32.put(out);
@@ -186,10 +146,10 @@ mod tests {
         };
         let mut bytes = Vec::new();
         encode(Seq(10), &entries, &effects, &mut bytes);
-        let rows = Rows::decode(&bytes).unwrap();
+        let rows = decode(&bytes).unwrap();
         let found: Vec<_> =
-            rows.readings.iter().map(|row| (row.seq.0, row.reading.meter.0, row.outcome)).collect();
+            rows.settled.iter().map(|row| (row.seq.0, row.reading.meter.0, row.outcome)).collect();
         assert_eq!(found, [(10, 1, Outcome::Accepted), (13, 3, spike)]);
-        assert_eq!(Rows::decode(&bytes[1..]), None);
+        assert_eq!(decode(&bytes[1..]), None);
     }
 }

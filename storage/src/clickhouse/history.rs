@@ -200,6 +200,19 @@ pub struct LossPoint {
     pub actual: u32,
 }
 
+/// A stored gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Row, Deserialize)]
+pub struct GapPoint {
+    /// The last accepted stamp before it.
+    pub from: u32,
+    /// The first accepted stamp after it, 0 while none is known.
+    pub to: u32,
+    /// Readings absent.
+    pub missing: u32,
+    /// `GapState::from_code`.
+    pub state: u8,
+}
+
 /// How large a table is.
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct TableSize {
@@ -436,6 +449,29 @@ impl History {
             .bind(transformer.0)
             .bind(from.0)
             .bind(to.0)
+            .bind(rows_max);
+        self.rows(query).await
+    }
+
+    /// A meter's gaps that begin after `after`, ascending, at most `rows_max`.
+    ///
+    /// # Errors
+    /// See [`History::intervals`].
+    pub async fn gaps(
+        &self,
+        meter: MeterId,
+        after: UnixSeconds,
+        rows_max: u32,
+    ) -> Result<Vec<GapPoint>, ClickhouseError> {
+        let query = self
+            .query(&format!(
+                "SELECT toUInt32(gap_from), toUInt32(gap_to), missing, toUInt8(state) \
+                 FROM {}.gaps FINAL WHERE meter_id = ? AND gap_from > toDateTime(?) \
+                 ORDER BY gap_from LIMIT ?",
+                self.name
+            ))
+            .bind(meter.0)
+            .bind(after.0)
             .bind(rows_max);
         self.rows(query).await
     }

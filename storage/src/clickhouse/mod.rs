@@ -19,7 +19,7 @@ mod version;
 
 pub use batch::{BATCH_ROWS_MAX, Batch, Collector};
 pub use history::{
-    AlarmPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint, ReadingPoint,
+    AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint, ReadingPoint,
     TableSize,
 };
 pub use rows::{AccountRow, MeterRow, Month, ReadingRow, Table};

@@ -1,5 +1,7 @@
 //! Looking at a log that may be in use or damaged, without changing it: `meterd log dump|verify`.
 
+use std::ops::Range;
+
 use meter::Seq;
 
 use super::Error;
@@ -26,6 +28,7 @@ pub struct Batches<'a> {
     firsts: Vec<Seq>,
     segment_index: usize,
     scan: Option<Scan>,
+    payload: Range<usize>,
     torn: Option<TornTail>,
 }
 
@@ -36,7 +39,7 @@ impl<'a> Batches<'a> {
     /// [`Error::Io`] if the folder cannot be listed.
     pub fn open(disk: &'a dyn Disk) -> Result<Self, Error> {
         let firsts = list_segments(disk)?;
-        Ok(Self { disk, firsts, segment_index: 0, scan: None, torn: None })
+        Ok(Self { disk, firsts, segment_index: 0, scan: None, payload: 0..0, torn: None })
     }
 
     /// The torn end of the log, known when the iterator has ended.
@@ -44,6 +47,13 @@ impl<'a> Batches<'a> {
     pub fn torn(&self) -> Option<&TornTail> {
         self.torn.as_ref()
     }
+
+    /// The payload of the batch that was returned last; empty before the first and after the end.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.scan.as_ref().map_or(&[], |scan| scan.bytes(self.payload.clone()))
+    }
+
 
     fn step(&mut self) -> Result<Option<BatchInfo>, Error> {
         loop {
@@ -59,7 +69,7 @@ impl<'a> Batches<'a> {
             let fault = match scan.batch(Payload::Check)? {
                 Ok(header) if !ended => {
                     let (file, offset) = (scan.name.clone(), scan.offset);
-                    scan.advance(&header);
+                    self.payload = scan.advance(&header);
                     return Ok(Some(BatchInfo { file, offset, header }));
                 }
                 Ok(_) => "a batch of the next segment",

@@ -1,0 +1,78 @@
+//! `make bench`: prints the table and writes `target/bench.json`.
+//!
+//! Each ratio is taken within one run, load generator included, frames sealed beforehand.
+//! `SIZE=small` takes a tenth of the work, to see that the benches run.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use benches::{udp, w1};
+use serde_json::{Value, json};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let is_small = std::env::var("SIZE").is_ok_and(|size| size == "small");
+    let mut rows = dataflow(if is_small { w1::READINGS / 10 } else { w1::READINGS });
+    rows.push(durable(if is_small { 1 } else { 6 })?);
+    let report = json!({ "machine": machine(), "rows": rows });
+    fs::create_dir_all("target")?;
+    fs::write("target/bench.json", format!("{report:#}\n"))?;
+    say(&format!("\n{}; also in target/bench.json", machine()));
+    Ok(())
+}
+
+/// W1 through the whole dataflow ÷ the bare loop.
+fn dataflow(readings: usize) -> Vec<Value> {
+    say(&format!("dataflow, {readings} readings of W1, totals verified"));
+    let figures = w1::run(readings);
+    let mut rows = Vec::new();
+    for figure in &figures {
+        let w1::Figure { name, rate, ratio, cpu_ns } = figure;
+        let rate = rate / 1e6;
+        say(&format!("  {name:24} {rate:6.2} M/s  ratio {ratio:.3}  {cpu_ns:.0} ns CPU/reading"));
+        let is_gate = *name == "w1 one worker";
+        rows.push(json!({
+            "name": name, "value": rate, "unit": "M readings/s", "limit": "bare loop",
+            "ratio": ratio,
+            "must": if is_gate { json!(0.2) } else { Value::Null },
+            "aim": if is_gate { json!(0.4) } else { Value::Null },
+            "runs": 3,
+        }));
+    }
+    rows
+}
+
+/// Sealed datagrams acknowledged after fsync ÷ raw echo.
+fn durable(rounds: u32) -> Result<Value, Box<dyn Error>> {
+    say("udp_durable, one sealed reading a datagram, acknowledged after fsync, 100,032 meters");
+    let folder = Path::new("target/bench-log");
+    fs::remove_dir_all(folder).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    fs::create_dir_all(folder)?;
+    let load = udp::Load { meters: 100_032, rounds, window: 64 };
+    let report = udp::run(load, folder)?;
+    fs::remove_dir_all(folder)?;
+    say(&format!("  {}", udp::line(&report)));
+    Ok(json!({
+        "name": "udp_durable", "value": report.node.per_s, "unit": "readings/s",
+        "limit": "raw recvmmsg + sendmmsg echo, same generator",
+        "ratio": report.ratio_milli() as f64 / 1000.0, "must": 0.4, "aim": 0.8, "runs": 1,
+        "ack_p50_us": report.node.p50.as_micros(), "ack_p99_us": report.node.p99.as_micros(),
+        "lost": report.node.lost,
+    }))
+}
+
+/// Processor and cores.
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{cores} cores, {}", model.unwrap_or("unknown processor"))
+}
+
+#[expect(clippy::print_stdout, reason = "the bench speaks to a person")]
+fn say(text: &str) {
+    println!("{text}");
+}

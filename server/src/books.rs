@@ -1,0 +1,288 @@
+//! The books' thread: committed entries → dataflow → boards, spool, recalls; and snapshots.
+//!
+//! The order of an entry's effects is fixed: boards first (so that whoever waits for an entry to
+//! be applied reads the balance after it), then the spool, then the word that it is applied.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use dataflow::Engine;
+use meter::{Effects, Entry, EntryError, MeterId, Recall, Seq, Stored};
+use storage::log::{self, Committed, Reader};
+use storage::snapshot::{self, Snapshots};
+use thiserror::Error;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::sink;
+use crate::spool::Spool;
+use crate::views::Views;
+
+/// Section of a snapshot that holds the dataflow's state.
+pub const SECTION_BOOKS: &str = "books";
+/// Section of a snapshot that holds what [`Views`] keeps.
+pub const SECTION_VIEWS: &str = "views";
+
+/// Section of a snapshot that holds the questions without an answer.
+pub const SECTION_RECALLS: &str = "recalls";
+
+/// How often an idle thread looks whether a snapshot is due.
+const IDLE: Duration = Duration::from_millis(200);
+/// Pause while the spool's disk is full.
+const FULL_RETRY: Duration = Duration::from_millis(200);
+
+/// Why the books stopped. The node stops with them, and recovers when it starts again.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BooksError {
+    /// The dataflow broke.
+    #[error("the dataflow stopped")]
+    Dataflow(#[from] dataflow::EngineError),
+    /// The log or the spool.
+    #[error("the spool or the log stopped")]
+    Log(#[from] log::Error),
+    /// A snapshot could not be written or read.
+    #[error("a snapshot failed")]
+    Snapshot(#[from] snapshot::Error),
+    /// An entry of the log does not read.
+    #[error("entry {seq} of the log does not read")]
+    Entry {
+        /// Which.
+        seq: Seq,
+        /// Why.
+        #[source]
+        source: EntryError,
+    },
+    /// The spool does not reach the books' position.
+    #[error(
+        "the spool ends at entry {spool}, before the snapshot at {snapshot}; move the folder \
+         snapshots/ away to compute all effects again from the log"
+    )]
+    SpoolBehind {
+        /// Where the spool ends.
+        spool: Seq,
+        /// Where the snapshot stands.
+        snapshot: Seq,
+    },
+}
+
+/// When a snapshot is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Cadence {
+    /// After this many entries.
+    pub entries: u64,
+    /// After this long, if there was any entry.
+    pub age: Duration,
+}
+
+/// What the books' thread owns.
+#[derive(Debug)]
+pub struct Books {
+    /// The dataflow.
+    pub engine: Engine,
+    /// The next entry.
+    pub next: Seq,
+    /// Where rows go.
+    pub spool: Spool,
+    /// Where snapshots go.
+    pub snapshots: Snapshots,
+    /// What the API reads.
+    pub views: Views,
+    /// Questions of the dataflow, to whoever answers them.
+    pub recalls: UnboundedSender<Recall>,
+    /// Questions without an answer in the log, one a meter; asked again after a restart.
+    pub unanswered: BTreeMap<MeterId, Recall>,
+    /// Tells how far the books are.
+    pub applied: watch::Sender<Seq>,
+    /// How far ClickHouse is: the spool is given up below.
+    pub sunk: Arc<sink::Progress>,
+    /// The log's positions: it is given up below the older snapshot.
+    pub log: Arc<log::Progress>,
+    /// When snapshots are due.
+    pub cadence: Cadence,
+    /// The last snapshot.
+    pub last: LastSnapshot,
+    /// Reused.
+    pub effects: Effects,
+}
+
+/// The last snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct LastSnapshot {
+    /// Where it stands.
+    pub next: Seq,
+    /// When it was written, or the thread began.
+    pub at: Instant,
+}
+
+impl Books {
+    /// Replays the log from the books' position to its end.
+    ///
+    /// # Errors
+    /// [`BooksError`]; the node must not serve.
+    pub fn replay(&mut self, mut reader: Reader) -> Result<(), BooksError> {
+        if self.spool.next() < self.next {
+            return Err(BooksError::SpoolBehind { spool: self.spool.next(), snapshot: self.next });
+        }
+        let (from, began) = (self.next, clock::instant());
+        while let Some(batch) = reader.next_batch()? {
+            let mut entries = decode(batch.header.first, batch.payload)?;
+            let known = self.next.0.saturating_sub(batch.header.first.0);
+            let mut first = Seq(batch.header.first.0 + known);
+            entries.drain(..usize::try_from(known).unwrap_or(usize::MAX).min(entries.len()));
+            // Effects up to the spool's end are there already: part the batch at that place.
+            let spooled = self.spool.next().0.saturating_sub(first.0);
+            let spooled = usize::try_from(spooled).unwrap_or(usize::MAX);
+            if spooled > 0 && spooled < entries.len() {
+                let rest = entries.split_off(spooled);
+                self.apply(first, entries)?;
+                first = Seq(first.0 + spooled as u64);
+                entries = rest;
+            }
+            self.apply(first, entries)?;
+        }
+        // Those who would have answered are gone with the process that asked.
+        self.unanswered.values().for_each(|recall| self.ask(*recall));
+        let (entries, ms) = (self.next.0 - from.0, began.elapsed().as_millis());
+        info!(from = from.0, entries, ms, "log replayed");
+        Ok(())
+    }
+
+    /// Takes committed entries until the log is gone, then writes a last snapshot.
+    ///
+    /// # Errors
+    /// [`BooksError`]; the node must stop at once.
+    pub fn run(
+        mut self,
+        committed: &Receiver<Committed<Entry>>,
+        groups: &Sender<Vec<Entry>>,
+    ) -> Result<(), BooksError> {
+        loop {
+            match committed.recv_timeout(IDLE) {
+                Ok(Committed { first, entries }) => {
+                    let buffer = self.apply(first, entries)?;
+                    self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
+                    if let Some(mut buffer) = buffer {
+                        buffer.clear();
+                        // A full recycling queue: the buffer is dropped.
+                        groups.try_send(buffer).ok();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.snapshot_when_due()?;
+        }
+        self.snapshot()
+    }
+
+    /// Takes entries into the books; gives their buffer back where nobody else holds it.
+    fn apply(
+        &mut self,
+        first: Seq,
+        entries: Vec<Entry>,
+    ) -> Result<Option<Vec<Entry>>, BooksError> {
+        if entries.is_empty() {
+            return Ok(Some(entries));
+        }
+        let entries = Arc::new(entries);
+        self.effects.clear();
+        self.engine.process(first, &entries, &mut self.effects)?;
+        self.next = Seq(first.0 + entries.len() as u64);
+        self.views.apply(first, &entries, &self.effects);
+        if first >= self.spool.next() {
+            self.spool_rows(first, &entries)?;
+        }
+        for entry in entries.iter() {
+            if let Entry::Neighbours(answer) = entry {
+                self.unanswered.remove(&answer.meter);
+            }
+        }
+        let asked = self.effects.recalls.iter().map(|recall| (recall.meter, *recall));
+        self.unanswered.extend(asked);
+        self.applied.send_replace(Seq(self.next.0 - 1));
+        Ok(Arc::into_inner(entries))
+    }
+
+    fn ask(&self, recall: Recall) {
+        // Whoever answers ends only with the node.
+        self.recalls.send(recall).ok();
+    }
+
+    /// Appends the effects to the spool; waits while its disk is full, which in turn stops the log
+    /// and the sockets.
+    fn spool_rows(&mut self, first: Seq, entries: &[Entry]) -> Result<(), BooksError> {
+        let mut is_told = false;
+        loop {
+            match self.spool.append(first, entries, &self.effects) {
+                Ok(()) => return Ok(()),
+                Err(log::Error::Full) => {
+                    if !is_told {
+                        warn!("the spool's disk is full: readings wait until space is freed");
+                        is_told = true;
+                    }
+                    std::thread::sleep(FULL_RETRY);
+                    self.give_up_spool()?;
+                    self.spool.log_mut().replenish().or_else(tolerate_full)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn snapshot_when_due(&mut self) -> Result<(), BooksError> {
+        let entries = self.next.0 - self.last.next.0;
+        let is_due = entries >= self.cadence.entries
+            || (entries > 0 && self.last.at.elapsed() >= self.cadence.age);
+        if is_due { self.snapshot() } else { Ok(()) }
+    }
+
+    /// Writes a snapshot, and gives up what log and spool need no more.
+    fn snapshot(&mut self) -> Result<(), BooksError> {
+        if self.next == self.last.next {
+            return self.spool.sync().map_err(Into::into);
+        }
+        let books = self.engine.snapshot()?;
+        let views = self.views.encode();
+        let mut recalls = Vec::new();
+        self.unanswered.values().copied().collect::<Vec<_>>().put(&mut recalls);
+        // The spool must never end before a snapshot: what lies between could not be computed.
+        self.spool.sync()?;
+        let sections = [
+            (SECTION_BOOKS, &books[..]),
+            (SECTION_VIEWS, &views[..]),
+            (SECTION_RECALLS, &recalls[..]),
+        ];
+        let below = self.snapshots.save(self.next, &sections)?;
+        self.log.request_retire(below);
+        self.give_up_spool()?;
+        self.last = LastSnapshot { next: self.next, at: clock::instant() };
+        Ok(())
+    }
+
+    fn give_up_spool(&mut self) -> Result<(), BooksError> {
+        let sunk = self.sunk.next();
+        self.spool.log_mut().retire(sunk)?;
+        Ok(())
+    }
+}
+
+fn tolerate_full(error: log::Error) -> Result<(), log::Error> {
+    if matches!(error, log::Error::Full) { Ok(()) } else { Err(error) }
+}
+
+/// The entries of a batch of the log.
+fn decode(first: Seq, mut payload: &[u8]) -> Result<Vec<Entry>, BooksError> {
+    let mut entries = Vec::new();
+    while !payload.is_empty() {
+        let seq = Seq(first.0 + entries.len() as u64);
+        let entry =
+            Entry::decode(&mut payload).map_err(|source| BooksError::Entry { seq, source })?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}

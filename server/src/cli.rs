@@ -1,0 +1,117 @@
+//! The command line of `meterd`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Smart prepaid electricity on one node.
+#[derive(Debug, Parser)]
+#[command(name = "meterd", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node.
+    Serve(Serve),
+    /// Run a real feeder's week through a node on this machine and check every result.
+    Demo(Demo),
+    /// Decode frames, one JSON line each.
+    Decode(Decode),
+    /// Look into a node's log.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Read a settings file and say what is wrong with it.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Run the embedded ClickHouse (started by the node, settings on standard input).
+    #[command(hide = true)]
+    Engine,
+}
+
+/// `meterd serve`.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Settings that differ from the defaults; see deploy/meterd.toml.
+    #[arg(long, value_name = "FILE", env = "METERD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where the first start writes the administrator's token, readable by its owner only; without
+    /// it the token is printed.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `meterd demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// End after the week; exit code 0 only if all checks hold.
+    #[arg(long)]
+    pub once: bool,
+    /// Where to write the addresses and the checks as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The demo's folder; what an earlier demo left there is removed.
+    #[arg(long, value_name = "DIR", default_value = ".meterd/demo")]
+    pub data_dir: PathBuf,
+    /// How long the week lasts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=86_400))]
+    pub seconds: u32,
+    /// Kill the node (SIGKILL) this often at random moments of the week.
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    pub kill: u32,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// A protocol that can be decoded.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Protocol {
+    /// DLMS/COSEM: wrapper, HDLC, M-Bus or bare APDUs.
+    Dlms,
+}
+
+/// `meterd decode`.
+#[derive(Args, Debug)]
+pub struct Decode {
+    /// The protocol.
+    #[arg(long)]
+    pub protocol: Protocol,
+    /// Global unicast encryption key, 32 hex digits.
+    #[arg(long, value_name = "EK")]
+    pub key: Option<String>,
+    /// Authentication key, 32 hex digits.
+    #[arg(long, value_name = "AK")]
+    pub auth_key: Option<String>,
+    /// Lines of JSON with a member "hex"; `-` for standard input.
+    pub file: PathBuf,
+}
+
+/// `meterd log`.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Print the entries, one JSON line each.
+    Dump {
+        /// The node's data folder.
+        #[arg(long, value_name = "DIR", default_value = ".meterd/data")]
+        data_dir: PathBuf,
+        /// The first entry.
+        #[arg(long, value_name = "SEQ", default_value_t = 1)]
+        from: u64,
+        /// How many entries at most.
+        #[arg(long, value_name = "COUNT", default_value_t = u64::MAX)]
+        limit: u64,
+    },
+    /// Check every batch; exit code 3 when one is damaged.
+    Verify {
+        /// The node's data folder.
+        #[arg(long, value_name = "DIR", default_value = ".meterd/data")]
+        data_dir: PathBuf,
+    },
+}

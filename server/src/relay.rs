@@ -1,0 +1,85 @@
+//! The relay: outbox rows of the registry → entries of the log, in the order of their ids.
+//!
+//! A row is marked as sent after the log has it. When the node dies between the two, the row is
+//! appended again, and the dataflow drops it by its id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meter::{Entry, OutboxId, Seq};
+use storage::registry::Registry;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::journal::{Journal, JournalError};
+
+/// Rows taken at once.
+const ROWS_MAX: u32 = 256;
+/// Pause after the log or the registry refused.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How far the relay is: every row up to `outbox` stands in the log at or before `seq`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Relayed {
+    /// The newest row in the log.
+    pub outbox: OutboxId,
+    /// Its entry.
+    pub seq: Seq,
+}
+
+/// Relays until the log stops.
+pub async fn run(
+    registry: Arc<Registry>,
+    journal: Arc<Journal>,
+    relayed: watch::Sender<Relayed>,
+) {
+    let mut changed = registry.watch_outbox();
+    loop {
+        // Seen before the read: a row written during it wakes the loop again.
+        changed.borrow_and_update();
+        match relay_once(&registry, &journal, &relayed).await {
+            Ok(0) => {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(RelayError::Stopped) => return,
+            Err(RelayError::Again(reason)) => {
+                warn!(%reason, "changes of the registry wait for the log");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+enum RelayError {
+    Stopped,
+    Again(String),
+}
+
+/// Relays the rows that wait; returns how many there were.
+async fn relay_once(
+    registry: &Registry,
+    journal: &Journal,
+    relayed: &watch::Sender<Relayed>,
+) -> Result<usize, RelayError> {
+    let again = |error: &dyn std::error::Error| RelayError::Again(error.to_string());
+    let after = relayed.borrow().outbox;
+    let rows = registry.next_outbox(after, ROWS_MAX).await.map_err(|error| again(&error))?;
+    let (Some(last), count) = (rows.last().map(|row| row.id), rows.len()) else {
+        return Ok(0);
+    };
+    let entries = rows
+        .into_iter()
+        .map(|row| Entry::Changes { outbox: row.id, changes: row.changes })
+        .collect();
+    let first = journal.append(entries).await.map_err(|error| match error {
+        JournalError::Stopped => RelayError::Stopped,
+        JournalError::Refused(_) => again(&error),
+    })?;
+    let seq = Seq(first.0 + count as u64 - 1);
+    relayed.send_replace(Relayed { outbox: last, seq });
+    registry.mark_sent(last).await.map_err(|error| again(&error))?;
+    Ok(count)
+}
