@@ -5,30 +5,34 @@ use meter::{
     UnixSeconds,
 };
 
-use crate::charge::Charge;
+use crate::charge::{Others, Sum};
+use crate::rates::Cell;
 use crate::rates::Rates;
 use crate::reference::NO_RATES;
 use crate::snapshot::layout;
 
 /// Names a pair of plan and time zone among those the worker keeps rates of.
-pub(crate) type RatesIndex = u32;
+pub(crate) type RatesIndex = u16;
 
-/// What the books keep of an account. The first two cache lines are what a charge touches.
+/// What the books keep of an account. The first cache line is what a charge touches.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct Account {
-    pub(crate) id: AccountId,
-    /// Its meter, or the last one.
-    pub(crate) meter: MeterId,
-    /// The number of its last movement.
-    number: u64,
+    /// The newest period and version: nearly all energy goes here.
+    newest: Sum,
     balance: Money,
     /// Above this no alarm of the account can be on.
     pub(crate) quiet_above: Money,
-    pub(crate) alarms: u32,
+    /// The number of its last movement.
+    number: u32,
+    /// Those that are on, a bit each.
+    pub(crate) alarms: u16,
     /// The rates of plan and zone at this worker.
     pub(crate) rates: RatesIndex,
-    pub(crate) charge: Charge,
+    others: Others,
+    pub(crate) id: AccountId,
+    /// Its meter, or the last one.
+    pub(crate) meter: MeterId,
     /// Which terms apply: plan, then zone as the number of its name.
     pub(crate) plan: u32,
     pub(crate) zone: u32,
@@ -43,23 +47,27 @@ pub(crate) struct Account {
 }
 
 layout!(Account {
+    newest,
+    balance,
+    quiet_above,
+    number,
+    alarms,
+    rates,
+    others,
     id,
     meter,
-    number,
-    balance,
-    charge,
-    quiet_above,
-    alarms,
     plan,
     zone,
-    is_prepaid,
     overdraft,
     low_levels,
     active_from,
     active_to,
     standing_due,
-    rates,
+    is_prepaid,
 });
+
+// One line of hot fields.
+const _: () = assert!(std::mem::offset_of!(Account, others) == 64);
 
 impl Account {
     pub(crate) fn new(id: AccountId) -> Self {
@@ -76,7 +84,7 @@ impl Account {
     /// charged stays charged.
     pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
         if self.has_terms() && rates != self.rates {
-            self.charge = Charge::default();
+            (self.newest, self.others) = (Sum::default(), Others::default());
         }
         self.plan = terms.plan.0;
         self.zone = zone;
@@ -94,14 +102,24 @@ impl Account {
         self.rates != NO_RATES
     }
 
-    /// Reads a little of each line that a charge needs; see the touch-ahead of the books.
+    /// Reads a little of it; see the touch-ahead of the books.
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
-        self.number ^ self.charge.touch()
+        u64::from(self.number)
     }
 
     pub(crate) const fn balance(&self) -> Money {
         self.balance
+    }
+
+    /// Adds energy to the sums, or takes some back, and returns by how much the charge rises.
+    #[inline]
+    pub(crate) fn charge(&mut self, cell: Cell, wh: i64, rates: &Rates) -> Money {
+        if cell.rate == 0 {
+            return Money::ZERO;
+        }
+        let usual = self.newest.add(&self.others, cell, wh, rates);
+        usual.unwrap_or_else(|| self.others.add(&mut self.newest, cell, wh, rates))
     }
 
     /// Enters a movement. An amount of nothing makes no row.
@@ -116,7 +134,7 @@ impl Account {
         self.balance = self.balance.plus(amount).expect("balances stay within 63 bits of ticks");
         ledger.push(LedgerRow {
             account: self.id,
-            number: self.number,
+            number: self.number.into(),
             kind,
             amount,
             balance: self.balance,
@@ -155,7 +173,7 @@ impl Account {
     pub(crate) fn standing(
         &mut self,
         now: UnixSeconds,
-        rates: &Rates,
+        (rates, horizon_s): (&Rates, u32),
         seq: Seq,
         ledger: &mut Vec<LedgerRow>,
     ) {
@@ -163,6 +181,11 @@ impl Account {
             let at = self.standing_due;
             let date = rates.calendar().local(at).date;
             self.standing_due = rates.calendar().day_start(date.next()).max(at.plus(1));
+            if date == date.first_of_month() {
+                // A late reading lies within the horizon of a newest one in the newest period.
+                let oldest = UnixSeconds(self.newest.period).minus(horizon_s);
+                self.others.forget_before(oldest);
+            }
             let is_active = self.active_from <= at && at < self.active_to;
             let Some(version) = rates.version_on(date).filter(|_| is_active) else { continue };
             let per_month = if date == date.first_of_month() {

@@ -1,11 +1,12 @@
 //! Alarms: which are on, how they are raised and cleared with hysteresis.
 
 use meter::{
-    AlarmCode, AlarmPolicy, AlarmRow, AlarmState, Fields, MeterRecord, Money, Seq, Severity,
-    Subject, UnixSeconds,
+    AlarmCode, AlarmPolicy, AlarmRow, AlarmState, Current, Fields, Money, Seq, Severity, Subject,
+    UnixSeconds, Voltage,
 };
 
 use crate::account::Account;
+use crate::class::Class;
 use crate::sample::Sample;
 
 /// Values of a meter that raise an alarm when none is on: a shortcut for readings in order.
@@ -20,12 +21,12 @@ pub(crate) struct Thresholds {
 }
 
 impl Thresholds {
-    pub(crate) fn of(record: &MeterRecord, policy: &AlarmPolicy) -> Self {
-        let nominal = record.voltage_nominal.mv();
+    pub(crate) fn of(nominal: Voltage, rated: Current, policy: &AlarmPolicy) -> Self {
+        let nominal = nominal.mv();
         Self {
             over_mv: share(nominal, policy.over_voltage_raise),
             under_mv: share(nominal, policy.under_voltage_raise),
-            overload_ma: share(record.current_max.ma(), policy.overload_raise),
+            overload_ma: share(rated.ma(), policy.overload_raise),
         }
     }
 
@@ -127,7 +128,7 @@ pub(crate) const fn bit(code: AlarmCode) -> u32 {
 pub(crate) fn electrical(
     panel: &mut Panel<'_>,
     sample: &Sample,
-    record: &MeterRecord,
+    class: &Class,
     policy: &AlarmPolicy,
 ) {
     let at = sample.at;
@@ -139,7 +140,7 @@ pub(crate) fn electrical(
     }
     let phases = Fields::VOLTAGE.into_iter().zip(sample.voltage);
     let volts = phases.filter(|(field, _)| sample.fields.has(*field)).map(|(_, v)| v.mv());
-    let nominal = record.voltage_nominal.mv();
+    let (nominal, rated) = (class.voltage_nominal.mv(), class.current_max.ma());
     let limit = |rated, milli| i64::from(share(rated, milli));
     if let Some(most) = volts.clone().max() {
         panel.watch(
@@ -173,8 +174,8 @@ pub(crate) fn electrical(
             at,
             Watch {
                 value: i64::from(most),
-                raise: limit(record.current_max.ma(), policy.overload_raise),
-                clear: limit(record.current_max.ma(), policy.overload_clear),
+                raise: limit(rated, policy.overload_raise),
+                clear: limit(rated, policy.overload_clear),
                 past: Past::Above,
             },
         );
@@ -201,13 +202,18 @@ fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<Al
     ];
     let is_prepaid = account.is_prepaid == 1;
     let subject = Subject::Account(account.id);
-    let mut panel = Panel { subject, on: &mut account.alarms, seq, rows };
+    let mut on = u32::from(account.alarms);
+    let mut panel = Panel { subject, on: &mut on, seq, rows };
     for (code, level) in levels {
         // A postpaid account has no level to fall below.
         let level = if is_prepaid { level } else { i64::MIN };
         panel.watch(code, at, Watch { value, raise: level, clear: level, past: Past::Below });
     }
+    account.alarms = on as u16;
 }
+
+// Alarms of accounts fit the few bits they have.
+const _: () = assert!(AlarmCode::Overdrawn.code() < 16);
 
 const fn severity(code: AlarmCode) -> Severity {
     match code {

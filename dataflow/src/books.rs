@@ -10,6 +10,7 @@ use meter::{
 };
 
 use crate::account::Account;
+use crate::class::Classes;
 use crate::desk::{Desk, Out};
 use crate::doctor::Suspect;
 use crate::installed::{Meter, NO_ACCOUNT};
@@ -39,6 +40,7 @@ pub(crate) struct Books {
     pub(crate) outbox: OutboxId,
     /// By meter; one with a period of 0 is not known.
     pub(crate) records: Vec<MeterRecord>,
+    pub(crate) classes: Classes,
     /// By meter: where its newest installation stands in `meters`.
     pub(crate) by_meter: Vec<u32>,
     /// Installations before the newest, by meter and start.
@@ -64,14 +66,14 @@ pub(crate) struct Books {
 macro_rules! desk {
     ($books:expr, $slot:expr, $seq:expr) => {{
         let meter = &mut $books.meters[$slot as usize];
-        let record = &$books.records[meter.id.0 as usize];
+        let class = $books.classes.get(meter.class);
         let account = $books.accounts.get_mut(meter.account_slot as usize);
         let rates = account.as_ref().map_or(NO_RATES, |account| account.rates);
         Desk {
             meter,
-            record,
+            class,
             account,
-            rates: &mut $books.reference.rates[rates as usize],
+            rates: &mut $books.reference.rates[usize::from(rates)],
             policy: &$books.reference.policy,
             seq: $seq,
             out: &mut $books.out,
@@ -88,6 +90,7 @@ impl Books {
             reference: Reference::new(),
             outbox: OutboxId(0),
             records: Vec::new(),
+            classes: Classes::default(),
             by_meter: Vec::new(),
             earlier: BTreeMap::new(),
             meters: Vec::new(),
@@ -175,7 +178,9 @@ impl Books {
         let newest = self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT);
         let installed = self.meters.get(newest as usize);
         let installed = installed.ok_or(QuarantineReason::NotInstalled)?;
-        if installed.serves_at(at) {
+        // The usual case needs no look at where the installation begins.
+        let is_newer = !installed.is_empty() && installed.newest <= at && at < installed.to;
+        if is_newer || installed.serves_at(at) {
             return Ok(newest);
         }
         if at >= installed.to {
@@ -352,7 +357,8 @@ impl Books {
     fn sweep(&mut self, seq: Seq, now: UnixSeconds) {
         let (policy, effects) = (&self.reference.policy, &mut self.out.effects);
         for meter in &mut self.meters {
-            silence::watch_meter(meter, now, policy, seq, effects);
+            let period_s = self.classes.get(meter.class).period_s;
+            silence::watch_meter(meter, now, (policy, period_s), seq, effects);
         }
         for gateway in self.gateways.values_mut() {
             gateway.tick(now, policy, seq, effects);
@@ -371,9 +377,10 @@ impl Books {
         let mut next = UnixSeconds(u32::MAX);
         for account in &mut self.accounts {
             if account.standing_due <= now {
-                let rates = &self.reference.rates[account.rates as usize];
+                let rates = &self.reference.rates[usize::from(account.rates)];
                 let before = self.out.effects.ledger.len();
-                account.standing(now, rates, seq, &mut self.out.effects.ledger);
+                let horizon_s = self.reference.policy.horizon_s;
+                account.standing(now, (rates, horizon_s), seq, &mut self.out.effects.ledger);
                 if self.out.effects.ledger.len() > before {
                     let newest = self.by_meter.get(account.meter.0 as usize);
                     let meter = newest.and_then(|slot| self.meters.get(*slot as usize));
@@ -408,9 +415,9 @@ impl Desk<'_> {
     /// A reading newer than the newest: the usual case.
     #[inline]
     fn in_order(&mut self, reading: &Reading) -> Outcome {
-        let meter = &*self.meter;
-        let (from, to) = (meter.newest, reading.taken_at);
-        let judged = meter.limits.judge(meter.newest_register, reading.register, to.since(from));
+        let (from, to) = (self.meter.newest, reading.taken_at);
+        let before = self.meter.newest_register;
+        let judged = self.class.limits.judge(before, reading.register, to.since(from));
         if let Err(reason) = judged {
             return self.suspect(reading, reason);
         }
@@ -475,7 +482,7 @@ impl Desk<'_> {
     fn suspect(&mut self, reading: &Reading, reason: QuarantineReason) -> Outcome {
         let (at, register) = (reading.taken_at, reading.register);
         let value = i64::try_from(register.wh()).unwrap_or(i64::MAX);
-        let (seq, limits) = (self.seq, self.meter.limits);
+        let (seq, limits) = (self.seq, self.class.limits);
         let before = self.meter.cold().suspect.pop();
         let suspect = Suspect::follow(before, &limits, seq, at, register);
         self.meter.cold().suspect.push(suspect);

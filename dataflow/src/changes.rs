@@ -7,10 +7,9 @@ use meter::{
 };
 
 use crate::account::{Account, Movement};
-use crate::alarm::{self, Thresholds};
+use crate::alarm;
 use crate::books::{Books, NO_SLOT, desk};
 use crate::desk::Desk;
-use crate::doctor::Limits;
 use crate::installed::{Meter, NO_ACCOUNT, OPEN_END};
 use crate::late::Late;
 use crate::loss::{News, Usage};
@@ -52,9 +51,7 @@ impl Books {
 
     fn set_policy(&mut self, seq: Seq, policy: &Policy) {
         self.reference.policy = *policy;
-        for meter in &mut self.meters {
-            meter.thresholds = Thresholds::of(&self.records[meter.id.0 as usize], &policy.alarms);
-        }
+        self.classes.apply(&policy.alarms);
         let news = News::Thresholds {
             raise_milli: policy.alarms.loss_raise,
             clear_milli: policy.alarms.loss_clear,
@@ -75,7 +72,8 @@ impl Books {
             meter.transformer = record.transformer;
             tell_hung(meter, (from, meter.to), seq, &mut self.out.usage);
         }
-        meter.apply(record, &self.reference.policy);
+        meter.class = self.classes.of(record, &self.reference.policy.alarms);
+        meter.set(Meter::SUPPLY, record.role == Role::Supply);
     }
 
     pub(crate) fn note_record(&mut self, record: &MeterRecord) {
@@ -87,11 +85,12 @@ impl Books {
     }
 
     fn set_terms(&mut self, seq: Seq, terms: &AccountTerms) {
+        // Every worker numbers zones and rates alike.
         let zone = self.reference.zone(&terms.zone);
+        let rates = self.reference.rates_of(terms.plan, zone);
         if owner(terms.account.0, self.workers) != self.worker {
             return;
         }
-        let rates = self.reference.rates_of(terms.plan, zone);
         let slot = self.account_slot(terms.account);
         let account = &mut self.accounts[slot as usize];
         account.set_terms(terms, zone, rates);
@@ -122,7 +121,7 @@ impl Books {
         }
         let slot = self.account_slot(id);
         let account = &mut self.accounts[slot as usize];
-        let rates = &self.reference.rates[account.rates as usize];
+        let rates = &self.reference.rates[usize::from(account.rates)];
         let at = enter(account, rates, &mut self.out.effects);
         let newest = self.by_meter.get(account.meter.0 as usize);
         let meter = newest.and_then(|slot| self.meters.get(*slot as usize));
@@ -154,7 +153,9 @@ impl Books {
         meter.account_slot =
             if account.is_some() { self.account_slot(account) } else { NO_ACCOUNT };
         meter.transformer = self.records[index].transformer;
-        meter.apply(&self.records[index], &self.reference.policy);
+        let record = &self.records[index];
+        meter.class = self.classes.of(record, &self.reference.policy.alarms);
+        meter.set(Meter::SUPPLY, record.role == Role::Supply);
         tell_hung(&meter, (at, OPEN_END), seq, &mut self.out.usage);
         let slot = self.meters.len() as u32;
         self.by_meter[index] = slot;
@@ -196,7 +197,7 @@ impl Books {
         let Some(newest) = desk.meter.newest_register().filter(|s| s.at < at) else {
             return;
         };
-        let judged = desk.meter.limits.judge(newest.register, end, at.since(newest.at));
+        let judged = desk.class.limits.judge(newest.register, end, at.since(newest.at));
         if judged.is_err() {
             // A final register that cannot be true is not billed; a person must look at it.
             let value = i64::try_from(end.wh()).unwrap_or(i64::MAX);
@@ -254,16 +255,6 @@ impl Books {
             // Too far back to be looked at again.
             Late::Unknown(_) => Outcome::Quarantined(QuarantineReason::Rejected),
         }
-    }
-}
-
-impl Meter {
-    /// Takes over what the record of the meter says.
-    pub(crate) fn apply(&mut self, record: &MeterRecord, policy: &Policy) {
-        self.limits = Limits::of(record);
-        self.thresholds = Thresholds::of(record, &policy.alarms);
-        self.period_s = record.period_s.max(1);
-        self.set(Self::SUPPLY, record.role == Role::Supply);
     }
 }
 

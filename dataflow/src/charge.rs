@@ -10,68 +10,67 @@ use crate::snapshot::layout;
 
 /// Energy of one period and version, by rate.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
 pub(crate) struct Sum {
+    /// Wh at rates 1 to 4.
+    pub(crate) wh: [i64; 4],
     /// As in [`Cell::period`].
     pub(crate) period: u32,
     pub(crate) version: VersionIndex,
-    /// Wh at rates 1 to 4.
-    pub(crate) wh: [i64; 4],
+    /// 1 when earlier versions have energy in the period.
+    follows: u16,
 }
 
-layout!(Sum { period, version, wh });
+layout!(Sum { wh, period, version, follows });
 
 impl Sum {
+    #[inline]
     fn total(&self) -> i64 {
         self.wh.iter().sum()
     }
+
+    /// Adds energy (less than none, where a late reading takes back an estimate) to the newest sum
+    /// of an account and returns by how much the charge rises; `None` when the energy belongs to
+    /// another sum, see [`Others::add`].
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        others: &Others,
+        cell: Cell,
+        wh: i64,
+        rates: &Rates,
+    ) -> Option<Money> {
+        if cell.period != self.period || cell.version != self.version {
+            return None;
+        }
+        let mut before = self.total();
+        if self.follows == 1 {
+            before += others.earlier;
+        }
+        self.wh[usize::from(cell.rate) - 1] += wh;
+        let adders = rates.block_ticks(cell.version, before, before + wh);
+        Some(Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders)))
+    }
 }
 
-/// The energy charge of an account.
+/// The other sums that late readings can still touch, by period, then version in time order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[repr(C)]
-pub(crate) struct Charge {
-    /// The newest period and version: nearly all energy goes here.
-    open: Sum,
-    /// Energy of the open sum, and of earlier versions in its period.
-    open_total: i64,
-    /// The other sums that late readings can still touch, by period, then version in time order.
-    others: Vec<Sum>,
+pub(crate) struct Others {
+    sums: Vec<Sum>,
+    /// Energy of the versions before the newest sum in its period.
+    earlier: i64,
 }
 
-layout!(Charge { open, open_total, others });
+layout!(Others { sums, earlier });
 
-impl Charge {
-    /// Adds energy (less than none, where a late reading takes back an estimate) and returns by
-    /// how much the charge rises.
-    #[inline]
-    pub(crate) fn add(&mut self, cell: Cell, wh: i64, rates: &Rates) -> Money {
-        if cell.rate == 0 {
-            return Money::ZERO;
-        }
-        if cell.period == self.open.period && cell.version == self.open.version {
-            let before = self.open_total;
-            self.open_total += wh;
-            self.open.wh[usize::from(cell.rate) - 1] += wh;
-            let adders = rates.block_ticks(cell.version, before, self.open_total);
-            return Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders));
-        }
-        self.add_elsewhere(cell, wh, rates)
-    }
-
-    /// Reads a little of it; see the touch-ahead of the books.
-    #[inline]
-    pub(crate) const fn touch(&self) -> u64 {
-        self.open_total.cast_unsigned()
-    }
-
-    /// The sums still held, in no order that matters.
-    pub(crate) fn sums(&self) -> impl Iterator<Item = &Sum> {
-        self.others.iter().chain((self.open.period != 0).then_some(&self.open))
-    }
-
+impl Others {
+    /// Adds energy that does not belong to the newest sum, or makes a newer one.
     #[cold]
-    fn add_elsewhere(&mut self, cell: Cell, wh: i64, rates: &Rates) -> Money {
-        let mut sums: Vec<Sum> = self.sums().copied().collect();
+    pub(crate) fn add(&mut self, newest: &mut Sum, cell: Cell, wh: i64, rates: &Rates) -> Money {
+        let mut sums = std::mem::take(&mut self.sums);
+        if newest.period != 0 {
+            sums.push(*newest);
+        }
         let before = period_ticks(&sums, cell.period, rates);
         let known = sums.iter().position(|s| (s.period, s.version) == (cell.period, cell.version));
         let index = known.unwrap_or_else(|| {
@@ -82,10 +81,11 @@ impl Charge {
         sums[index].wh[usize::from(cell.rate) - 1] += wh;
         sums.sort_by_key(|sum| (sum.period, rates.version_order(sum.version)));
         let after = period_ticks(&sums, cell.period, rates);
-        self.open = sums.pop().unwrap_or_default();
-        let earlier = sums.iter().filter(|sum| sum.period == self.open.period);
-        self.open_total = self.open.total() + earlier.map(Sum::total).sum::<i64>();
-        self.others = sums;
+        *newest = sums.pop().unwrap_or_default();
+        let earlier = sums.iter().filter(|sum| sum.period == newest.period);
+        newest.follows = u16::from(earlier.clone().next().is_some());
+        self.earlier = earlier.map(Sum::total).sum();
+        self.sums = sums;
         Money::from_ticks(after.saturating_sub(before))
     }
 
@@ -93,7 +93,7 @@ impl Charge {
     pub(crate) fn forget_before(&mut self, horizon: UnixSeconds) {
         const MONTH_S: u32 = 32 * 86_400;
         const YEAR_S: u32 = 367 * 86_400;
-        self.others.retain(|sum| {
+        self.sums.retain(|sum| {
             let is_year = sum.period % 2 == 1;
             sum.period.saturating_add(if is_year { YEAR_S } else { MONTH_S }) > horizon.0
         });

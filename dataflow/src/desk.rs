@@ -1,12 +1,13 @@
 //! The desk: one meter, its account, and what the rules need to take a reading of it in.
 
 use meter::{
-    BalanceRow, Cause, Effects, Energy, IntervalQuality, IntervalRow, LedgerKind, MeterId,
-    MeterRecord, Money, Policy, Seq, Subject, TransformerId, UnixSeconds,
+    BalanceRow, Cause, Effects, Energy, IntervalQuality, IntervalRow, LedgerKind, MeterId, Money,
+    Policy, Seq, Subject, TransformerId, UnixSeconds,
 };
 
 use crate::account::{Account, Movement};
 use crate::alarm::{self, Panel};
+use crate::class::Class;
 use crate::gap::RowOf;
 use crate::installed::Meter;
 use crate::loss::{News, Sums, Usage};
@@ -67,7 +68,7 @@ impl Out {
 #[derive(Debug)]
 pub(crate) struct Desk<'a> {
     pub(crate) meter: &'a mut Meter,
-    pub(crate) record: &'a MeterRecord,
+    pub(crate) class: &'a Class,
     pub(crate) account: Option<&'a mut Account>,
     pub(crate) rates: &'a mut Rates,
     pub(crate) policy: &'a Policy,
@@ -129,7 +130,7 @@ impl Desk<'_> {
         let Some(cause) = self.cause(from, to) else { return };
         let Some(account) = &mut self.account else { return };
         let wh = i64::try_from(wh).unwrap_or(i64::MAX);
-        let ticks = account.charge.add(cell, wh, self.rates);
+        let ticks = account.charge(cell, wh, self.rates);
         self.enter_energy(ticks, to, cause);
     }
 
@@ -143,7 +144,7 @@ impl Desk<'_> {
             let end = end.min(pair.to);
             let rise = pair.rise_at(end);
             let wh = i64::try_from(rise - risen).unwrap_or(i64::MAX);
-            let more = account.charge.add(cell, sign * wh, self.rates);
+            let more = account.charge(cell, sign * wh, self.rates);
             ticks = ticks.saturating_add(more.ticks());
             (at, risen) = (end, rise);
         }
@@ -183,7 +184,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn gap_rows(&self) -> RowOf {
-        RowOf { meter: self.meter.id, period_s: self.meter.period_s, rev: self.seq }
+        RowOf { meter: self.meter.id, period_s: self.class.period_s, rev: self.seq }
     }
 
     #[inline]

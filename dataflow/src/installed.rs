@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use meter::{AccountId, Energy, MeterId, Neighbours, Stored, TransformerId, UnixSeconds};
 
-use crate::alarm::Thresholds;
-use crate::doctor::{Limits, Suspect};
+use crate::class::ClassIndex;
+use crate::doctor::Suspect;
 use crate::gap::Gaps;
 use crate::parking::Parking;
 use crate::router::LOTS;
@@ -16,7 +16,7 @@ use crate::stats::Stats;
 use crate::usual::Usual;
 
 /// Recent samples of a meter that are always held.
-pub(crate) const RING: usize = 6;
+pub(crate) const RING: usize = 4;
 
 /// Older samples a meter may hold for its open gaps; beyond, late readings ask the store.
 const HELD_MAX: usize = 128;
@@ -27,8 +27,8 @@ pub(crate) const NO_ACCOUNT: u32 = u32::MAX;
 /// The end of an installation that has none.
 pub(crate) const OPEN_END: UnixSeconds = UnixSeconds(u32::MAX);
 
-/// A meter's installation. The first two cache lines are what a reading in order touches, beside
-/// one place of the ring.
+/// A meter's installation. The first cache line, and one of the ring, are all that a usual reading
+/// touches.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct Meter {
@@ -38,32 +38,38 @@ pub(crate) struct Meter {
     head: u8,
     len: u8,
     pub(crate) newest_register: Energy,
-    pub(crate) limits: Limits,
-    pub(crate) from: UnixSeconds,
+    /// Above this register, or after this instant, the running day is looked at.
+    pub(crate) day_watch: u64,
+    pub(crate) day_end: UnixSeconds,
     pub(crate) to: UnixSeconds,
     pub(crate) id: MeterId,
     pub(crate) account: AccountId,
     pub(crate) account_slot: u32,
+    pub(crate) class: ClassIndex,
     pub(crate) transformer: TransformerId,
     /// Start of the oldest open gap, the end of time when there is none.
     pub(crate) oldest_gap: UnixSeconds,
     /// Samples up to here are kept when they leave the ring.
     keep_until: UnixSeconds,
-    pub(crate) thresholds: Thresholds,
     pub(crate) alarms: u32,
-    pub(crate) period_s: u32,
+    ring: [Place; RING],
+    pub(crate) from: UnixSeconds,
     /// The earliest sample, the base of billing.
     pub(crate) first: UnixSeconds,
-    /// Energy of the interval that is not over, up to the newest sample.
+    /// Energy of the interval that is not over, up to the newest sample; 0 on a boundary.
     pub(crate) open_energy: u64,
     pub(crate) usual: Usual,
-    ring: [Sample; RING],
     /// The register at the installation, with [`Self::STARTED`].
     pub(crate) start: Energy,
     /// Samples of the interval that is not over, where it has any.
     pub(crate) open_stats: Option<Box<Stats>>,
     pub(crate) cold: Option<Box<Cold>>,
 }
+
+/// A place of the ring: a cache line.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(align(64))]
+struct Place(Sample);
 
 /// What few meters need.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -131,7 +137,7 @@ impl Meter {
     #[inline]
     pub(crate) fn touch(&self) -> u64 {
         let next = &self.ring[self.next_place()];
-        u64::from(self.newest.0) ^ self.usual.bound ^ next.register.wh() ^ u64::from(next.flags)
+        u64::from(self.newest.0) ^ next.0.register.wh()
     }
 
     /// The place in the ring that the next sample takes.
@@ -158,9 +164,9 @@ impl Meter {
         if usize::from(self.len) < RING {
             self.len += 1;
         } else if self.state & Self::LINKED != 0 || self.keep_until.0 != 0 {
-            self.let_leave(self.ring[next]);
+            self.let_leave(self.ring[next].0);
         }
-        self.ring[next] = sample;
+        self.ring[next].0 = sample;
         self.head = next as u8;
         self.newest = sample.at;
         self.newest_register = sample.register;
@@ -181,15 +187,15 @@ impl Meter {
     /// An accepted reading stands where the newest anchor did.
     pub(crate) fn replace_newest(&mut self, sample: Sample) {
         let head = usize::from(self.head);
-        let flags = self.ring[head].flags & !Sample::ANCHOR;
-        self.ring[head] = Sample { flags, ..sample };
+        let flags = self.ring[head].0.flags & !Sample::ANCHOR;
+        self.ring[head].0 = Sample { flags, ..sample };
         self.set(Self::ANCHORED, false);
     }
 
     /// Keeps what a gap that ends at `to` needs when it leaves the ring.
-    pub(crate) fn keep_around(&mut self, to: UnixSeconds) {
+    pub(crate) fn keep_around(&mut self, to: UnixSeconds, period_s: u32) {
         let reach = boundary_at_or_after(to);
-        let reach = if reach == to { to } else { reach.plus(self.period_s) };
+        let reach = if reach == to { to } else { reach.plus(period_s) };
         self.keep_until = self.keep_until.max(reach);
     }
 
@@ -202,7 +208,7 @@ impl Meter {
         let oldest = into.len();
         let len = usize::from(self.len);
         let start = if len == RING { usize::from(self.head) + 1 } else { 0 };
-        into.extend((0..len).map(|i| self.ring[(start + i) % RING]));
+        into.extend((0..len).map(|i| self.ring[(start + i) % RING].0));
         if let Some(sample) = into.get_mut(oldest) {
             let is_known = self.has(Self::LINKED) || sample.at == self.first;
             sample.flags = sample.flags & !Sample::LOST | if is_known { 0 } else { Sample::LOST };
@@ -214,7 +220,9 @@ impl Meter {
     pub(crate) fn restore(&mut self, samples: &[Sample]) {
         let split = samples.len().saturating_sub(RING);
         let (older, recent) = samples.split_at(split);
-        self.ring[..recent.len()].copy_from_slice(recent);
+        for (place, sample) in self.ring.iter_mut().zip(recent) {
+            place.0 = *sample;
+        }
         self.len = recent.len() as u8;
         self.head = self.len.saturating_sub(1);
         if let Some(newest) = recent.last() {
@@ -328,23 +336,22 @@ impl Stored for Meter {
         for byte in [self.state, self.head, self.len] {
             byte.put(out);
         }
-        self.newest.put(out);
+        for at in [self.newest, self.day_end, self.from, self.to, self.first] {
+            at.put(out);
+        }
+        for at in [self.oldest_gap, self.keep_until] {
+            at.put(out);
+        }
         self.newest_register.put(out);
-        self.limits.put(out);
-        self.from.put(out);
-        self.to.put(out);
+        self.day_watch.put(out);
         self.id.put(out);
         self.account.put(out);
         self.transformer.put(out);
-        self.oldest_gap.put(out);
-        self.keep_until.put(out);
         self.alarms.put(out);
-        self.period_s.put(out);
-        self.first.put(out);
         self.open_energy.put(out);
         self.usual.put(out);
         self.start.put(out);
-        self.ring.put(out);
+        self.ring.map(|place| place.0).put(out);
         put_box(self.open_stats.as_deref(), out);
         put_box(self.cold.as_deref(), out);
     }
@@ -354,29 +361,31 @@ impl Stored for Meter {
         if usize::from(len) > RING || usize::from(head) >= RING {
             return None;
         }
+        let [newest, day_end, from, to, first] = Stored::take(bytes)?;
+        let [oldest_gap, keep_until] = Stored::take(bytes)?;
         Some(Self {
             state,
             head,
             len,
-            newest: Stored::take(bytes)?,
+            newest,
+            day_end,
+            from,
+            to,
+            first,
+            oldest_gap,
+            keep_until,
             newest_register: Stored::take(bytes)?,
-            limits: Stored::take(bytes)?,
-            from: Stored::take(bytes)?,
-            to: Stored::take(bytes)?,
+            day_watch: Stored::take(bytes)?,
             id: Stored::take(bytes)?,
             account: Stored::take(bytes)?,
             account_slot: NO_ACCOUNT,
+            class: 0,
             transformer: Stored::take(bytes)?,
-            oldest_gap: Stored::take(bytes)?,
-            keep_until: Stored::take(bytes)?,
-            thresholds: Thresholds::default(),
             alarms: Stored::take(bytes)?,
-            period_s: Stored::take(bytes)?,
-            first: Stored::take(bytes)?,
             open_energy: Stored::take(bytes)?,
             usual: Stored::take(bytes)?,
             start: Stored::take(bytes)?,
-            ring: Stored::take(bytes)?,
+            ring: <[Sample; RING]>::take(bytes)?.map(Place),
             open_stats: take_box(bytes)?,
             cold: take_box(bytes)?,
         })
@@ -398,5 +407,5 @@ fn take_box<T: Stored>(bytes: &mut &[u8]) -> Option<Option<Box<T>>> {
     }
 }
 
-// Where the hot fields end and the ring begins.
-const _: () = assert!(std::mem::offset_of!(Meter, ring) == 128 && size_of::<Meter>() == 448);
+// One line of hot fields, then a line for each place of the ring.
+const _: () = assert!(std::mem::offset_of!(Meter, ring) == 64 && size_of::<Meter>() <= 448);

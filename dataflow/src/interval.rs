@@ -8,6 +8,7 @@ use crate::desk::{Desk, Metered};
 use crate::installed::Meter;
 use crate::sample::{Pair, Sample, boundary_at_or_after};
 use crate::stats::{Spreads, Stats};
+use crate::usual::Usual;
 
 impl Desk<'_> {
     /// Takes in the first sample: the base of billing, charged with nothing.
@@ -20,21 +21,22 @@ impl Desk<'_> {
         if !sample.at.is_boundary() {
             self.add_open_stats(&sample);
         }
-        let day_end = self.day_end(sample.at);
-        self.meter.usual.begin(day_end);
+        self.meter.day_end = self.day_end(sample.at);
+        self.meter.usual = Usual::begin(sample.register.wh());
+        self.meter.day_watch = u64::MAX;
     }
 
     /// Takes in a sample newer than all before, and whose register the doctor found good.
     #[inline]
     pub(crate) fn advance(&mut self, newest: Sample, sample: Sample) {
-        let pair = Pair::between(&newest, &sample, self.meter.limits.modulus);
+        let pair = Pair::between(&newest, &sample, self.class.limits.modulus);
         let is_next = newest.at.plus(INTERVAL_S) == sample.at;
         if is_next && newest.at.is_boundary() && !pair.broken {
             self.one_interval(&pair, &sample);
         } else {
             self.any_intervals(&pair, &newest, &sample);
         }
-        self.watch_day(&pair);
+        self.watch_day(&pair, &newest, &sample);
         self.meter.push(sample);
     }
 
@@ -54,13 +56,12 @@ impl Desk<'_> {
         let spreads = if is_read { Spreads::of(sample) } else { Spreads::default() };
         self.row(metered, cell, &spreads);
         self.charge_cell(cell, pair.rise, pair.from, pair.to);
-        self.meter.open_energy = 0;
         self.meter.set(Meter::EXACT, true);
     }
 
     /// Any other case: within an interval, over several, or not from boundary to boundary.
     fn any_intervals(&mut self, pair: &Pair, newest: &Sample, sample: &Sample) {
-        let modulus = self.meter.limits.modulus.max(1);
+        let modulus = self.class.limits.modulus.max(1);
         let mut start = pair.from.interval_start();
         let mut risen = 0;
         // Rows further back than anything may still change are left out; the charge has it all.
@@ -117,37 +118,36 @@ impl Desk<'_> {
 
     /// Holds the running day against the meter's days before.
     #[inline]
-    fn watch_day(&mut self, pair: &Pair) {
-        if pair.to > self.meter.usual.day_end {
-            self.next_days(pair);
-        } else {
-            self.meter.usual.used += pair.rise;
-        }
-        if self.meter.usual.used > self.meter.usual.bound {
-            let used = i64::try_from(self.meter.usual.used).unwrap_or(i64::MAX);
-            self.panel().raise(AlarmCode::UnusualUse, pair.to, used);
+    fn watch_day(&mut self, pair: &Pair, from: &Sample, to: &Sample) {
+        let is_straight = from.register.wh() + pair.rise == to.register.wh();
+        if to.at > self.meter.day_end || to.register.wh() > self.meter.day_watch || !is_straight {
+            self.look_at_day(pair, from, to);
         }
     }
 
     #[cold]
-    fn next_days(&mut self, pair: &Pair) {
-        let mut risen = 0;
-        while pair.to > self.meter.usual.day_end {
-            let day_end = self.meter.usual.day_end;
-            if day_end > pair.from {
-                let rise = pair.rise_at(day_end);
-                self.meter.usual.used += rise - risen;
-                risen = rise;
+    fn look_at_day(&mut self, pair: &Pair, from: &Sample, to: &Sample) {
+        let start = from.register.wh();
+        while to.at > self.meter.day_end {
+            let day_end = self.meter.day_end;
+            let usual = &mut self.meter.usual;
+            let reached = start + if day_end > pair.from { pair.rise_at(day_end) } else { 0 };
+            let used = usual.used(reached);
+            let bound = usual.of_mean(self.policy.alarms.unusual_clear);
+            usual.next_day(used);
+            if used <= bound {
+                let value = i64::try_from(used).unwrap_or(i64::MAX);
+                self.panel().clear(AlarmCode::UnusualUse, day_end, value);
             }
-            let bound = self.meter.usual.of_mean(self.policy.alarms.unusual_clear);
-            if self.meter.usual.used <= bound {
-                let used = i64::try_from(self.meter.usual.used).unwrap_or(i64::MAX);
-                self.panel().clear(AlarmCode::UnusualUse, day_end, used);
-            }
-            let next = self.day_end(day_end);
-            self.meter.usual.next_day(next, self.policy.alarms.unusual_raise);
+            self.meter.day_end = self.day_end(day_end);
         }
-        self.meter.usual.used += pair.rise - risen;
+        self.meter.usual.shift(start, pair.rise, to.register.wh());
+        self.meter.day_watch = self.meter.usual.watch(self.policy.alarms.unusual_raise);
+        if to.register.wh() > self.meter.day_watch {
+            let used = self.meter.usual.used(to.register.wh());
+            let value = i64::try_from(used).unwrap_or(i64::MAX);
+            self.panel().raise(AlarmCode::UnusualUse, to.at, value);
+        }
     }
 
     /// The end of the local day that begins at or holds `at`.
@@ -160,7 +160,7 @@ impl Desk<'_> {
     /// Opens a gap before the newest sample where readings are absent, and closes the open tail.
     #[inline]
     pub(crate) fn gap_before(&mut self, from: UnixSeconds, to: UnixSeconds) {
-        let is_apart = to.since(from) / 2 >= self.meter.period_s;
+        let is_apart = to.since(from) / 2 >= self.class.period_s;
         if is_apart
             || self.meter.has(Meter::TAIL_GAP)
             || self.meter.oldest_gap != UnixSeconds(u32::MAX)
@@ -182,7 +182,7 @@ impl Desk<'_> {
         gaps.open(row, from, to, rows);
         let oldest = gaps.oldest();
         if rows.len() > told {
-            self.meter.keep_around(to);
+            self.meter.keep_around(to, row.period_s);
         } else if had_tail {
             rows.push(row.of(from, to, meter::GapState::Closed));
         }
@@ -192,9 +192,9 @@ impl Desk<'_> {
     /// Alarms that a reading in order raises or clears.
     #[inline]
     pub(crate) fn watch_sample(&mut self, sample: &Sample) {
-        if self.meter.alarms != 0 || !self.meter.thresholds.is_quiet(sample) {
-            let (record, policy) = (self.record, self.policy);
-            alarm::electrical(&mut self.panel(), sample, record, &policy.alarms);
+        if self.meter.alarms != 0 || !self.class.thresholds.is_quiet(sample) {
+            let (class, policy) = (self.class, self.policy);
+            alarm::electrical(&mut self.panel(), sample, class, &policy.alarms);
         }
     }
 }

@@ -90,7 +90,7 @@ impl Desk<'_> {
         sample: &Sample,
         right: &Sample,
     ) -> Result<(), QuarantineReason> {
-        let limits = &self.meter.limits;
+        let limits = &self.class.limits;
         if let Some(left) = left.filter(|_| !sample.has(Sample::EPOCH)) {
             limits.judge(left.register, sample.register, sample.at.since(left.at))?;
         }
@@ -138,8 +138,8 @@ impl Desk<'_> {
         let gap = self.meter.cold.as_ref().and_then(|cold| cold.gaps.around(at));
         let (from, to) = gap.map_or_else(
             || {
-                let from = left.map_or(at.minus(self.meter.period_s), |left| left.at);
-                (from, right.map_or(at.plus(self.meter.period_s), |right| right.at))
+                let from = left.map_or(at.minus(self.class.period_s), |left| left.at);
+                (from, right.map_or(at.plus(self.class.period_s), |right| right.at))
             },
             |gap| (gap.from, gap.to),
         );
@@ -147,7 +147,7 @@ impl Desk<'_> {
     }
 
     fn recharge(&mut self, left: Option<&Sample>, sample: &Sample, right: &Sample) {
-        let modulus = self.meter.limits.modulus;
+        let modulus = self.class.limits.modulus;
         let mut ticks = 0;
         if let Some(left) = left {
             ticks += self.charge_parts(&Pair::between(left, right, modulus), -1);
@@ -260,7 +260,7 @@ impl Desk<'_> {
 
     /// What samples say of the stretch from `start` to `end`.
     fn between(&self, samples: &[Sample], start: UnixSeconds, end: UnixSeconds) -> Seen {
-        let modulus = self.meter.limits.modulus;
+        let modulus = self.class.limits.modulus;
         let first = samples.partition_point(|s| s.at <= start).saturating_sub(1);
         let mut seen = Seen::default();
         let mut has_end = false;

@@ -21,6 +21,7 @@ mod changes;
 mod desk;
 mod reference;
 
+mod class;
 mod doctor;
 mod installed;
 mod sample;

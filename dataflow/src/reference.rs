@@ -70,7 +70,7 @@ impl Reference {
     /// The rates of a plan in a zone.
     pub(crate) fn rates_of(&mut self, plan: PlanId, zone: u32) -> RatesIndex {
         if let Some(index) = self.keys.iter().position(|key| *key == (plan, zone)) {
-            return index as RatesIndex + 1;
+            return place(index);
         }
         // The registry lets no other name pass; the books then go on in UTC rather than stop.
         let name = self.zones.get(zone as usize).map_or("UTC", String::as_str);
@@ -84,7 +84,7 @@ impl Reference {
         }
         self.keys.push((plan, zone));
         self.rates.push(rates);
-        self.keys.len() as RatesIndex
+        place(self.keys.len() - 1)
     }
 
     /// Appends what a snapshot needs; the rates follow from it.
@@ -97,6 +97,8 @@ impl Reference {
         self.now.put(out);
         let names: Vec<u8> = self.zones.join("\n").into_bytes();
         names.put(out);
+        let keys: Vec<u32> = self.keys.iter().flat_map(|(plan, zone)| [plan.0, *zone]).collect();
+        keys.put(out);
     }
 
     pub(crate) fn restore(bytes: &mut &[u8]) -> Option<Self> {
@@ -119,8 +121,17 @@ impl Reference {
         reference.now = UnixSeconds::take(bytes)?;
         let names = String::from_utf8(Vec::take(bytes)?).ok()?;
         reference.zones = names.lines().map(str::to_owned).collect();
+        let keys: Vec<u32> = Vec::take(bytes)?;
+        for key in keys.chunks_exact(2) {
+            reference.rates_of(PlanId(key[0]), key[1]);
+        }
         Some(reference)
     }
+}
+
+/// Where the rates of the pair of plan and zone at `index` stand: behind those of no account.
+fn place(index: usize) -> RatesIndex {
+    RatesIndex::try_from(index + 1).expect("a node has fewer than 65,535 pairs of plan and zone")
 }
 
 fn utc() -> LocalCalendar {

@@ -3,7 +3,6 @@
 use meter::{Current, GatewayId, MeterId, MeterRecord, Role, Stored, TransformerId, Voltage};
 
 use crate::account::Account;
-use crate::alarm::Thresholds;
 use crate::books::{Books, NO_SLOT};
 use crate::installed::{Meter, NO_ACCOUNT};
 use crate::loss::{Loss, Unit};
@@ -58,8 +57,8 @@ impl Books {
             let mut bytes = &record.bytes[..];
             match record.kind {
                 METER => books.note_record(&RecordOf::take(&mut bytes)?.0),
-                ACCOUNT => books.take_account(Account::take(&mut bytes)?),
-                INSTALLED => books.take_meter(Meter::take(&mut bytes)?),
+                ACCOUNT => books.take_account(Account::take(&mut bytes)?)?,
+                INSTALLED => books.take_meter(Meter::take(&mut bytes)?)?,
                 GATEWAY => {
                     let gateway = Gateway::take(&mut bytes)?;
                     if owner(gateway.id().0, workers) == worker {
@@ -75,23 +74,21 @@ impl Books {
         Some(books)
     }
 
-    fn take_account(&mut self, mut account: Account) {
+    fn take_account(&mut self, account: Account) -> Option<()> {
         if owner(account.id.0, self.workers) != self.worker {
-            return;
+            return Some(());
         }
-        if account.has_terms() {
-            let plan = meter::PlanId(account.plan);
-            account.rates = self.reference.rates_of(plan, account.zone);
-        }
+        self.reference.rates.get(usize::from(account.rates))?;
         self.standing_due = self.standing_due.min(account.standing_due);
         let slot = self.account_slot(account.id);
         self.accounts[slot as usize] = account;
+        Some(())
     }
 
-    fn take_meter(&mut self, mut meter: Meter) {
+    fn take_meter(&mut self, mut meter: Meter) -> Option<()> {
         let key = if meter.account.is_some() { meter.account.0 } else { meter.id.0 };
         if owner(key, self.workers) != self.worker {
-            return;
+            return Some(());
         }
         let index = meter.id.0 as usize;
         if self.by_meter.len() <= index {
@@ -104,7 +101,8 @@ impl Books {
         self.by_meter[index] = slot;
         meter.account_slot =
             if meter.account.is_some() { self.account_slot(meter.account) } else { NO_ACCOUNT };
-        meter.thresholds = Thresholds::of(&self.records[index], &self.reference.policy.alarms);
+        let record = self.records.get(index)?;
+        meter.class = self.classes.of(record, &self.reference.policy.alarms);
         if let Some(cold) = &meter.cold {
             self.parked[meter.lot() as usize] += cold.parking.len() as u16;
         }
@@ -112,6 +110,7 @@ impl Books {
             self.dirty.push(slot);
         }
         self.meters.push(meter);
+        Some(())
     }
 }
 

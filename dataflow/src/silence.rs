@@ -16,24 +16,24 @@ use crate::snapshot::layout;
 pub(crate) fn watch_meter(
     meter: &mut Meter,
     now: UnixSeconds,
-    policy: &Policy,
+    (policy, period_s): (&Policy, u32),
     seq: Seq,
     effects: &mut Effects,
 ) {
     let newest = if meter.is_empty() { meter.from } else { meter.newest };
     let since = now.since(newest);
-    if since <= meter.period_s || meter.to != OPEN_END {
+    if since <= period_s || meter.to != OPEN_END {
         return;
     }
-    let deadline = meter.period_s.saturating_add(policy.gap_grace_s);
+    let deadline = period_s.saturating_add(policy.gap_grace_s);
     if since > deadline && !meter.has(Meter::TAIL_GAP) {
         meter.set(Meter::TAIL_GAP, true);
-        let row = RowOf { meter: meter.id, period_s: meter.period_s, rev: seq };
-        let missing = since / meter.period_s.max(1);
+        let row = RowOf { meter: meter.id, period_s, rev: seq };
+        let missing = since / period_s;
         let open = row.of(newest, UnixSeconds(0), GapState::Open);
         effects.gaps.push(meter::GapRow { missing, ..open });
     }
-    if since > meter.period_s.saturating_mul(policy.silent_periods) {
+    if since > period_s.saturating_mul(policy.silent_periods) {
         let (subject, rows) = (Subject::Meter(meter.id), &mut effects.alarms);
         let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
         panel.raise(AlarmCode::MeterSilent, now, i64::from(since));

@@ -1,7 +1,5 @@
 //! Usual use: what a meter uses in a local day, against the mean of its own days before.
 
-use meter::UnixSeconds;
-
 use crate::snapshot::layout;
 
 /// Days before there is a mean to compare with.
@@ -12,37 +10,50 @@ const DAYS_MAX: u16 = 28;
 /// The running day and the days before.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Usual {
-    /// Energy of the running day so far.
-    pub(crate) used: u64,
-    /// Above this the day is unusual; the greatest number while there is no mean.
-    pub(crate) bound: u64,
+    /// The register at the start of the running day, as if it had never rolled over or broken.
+    base: i64,
     /// Energy of the days before.
     sum: u64,
-    /// End of the running day.
-    pub(crate) day_end: UnixSeconds,
     days: u16,
 }
 
-layout!(Usual { used, bound, sum, day_end, days });
+layout!(Usual { base, sum, days });
 
 impl Usual {
     /// The first day begins; it is cut short and counts for nothing.
-    pub(crate) fn begin(&mut self, day_end: UnixSeconds) {
-        *self = Self { used: 0, bound: u64::MAX, sum: 0, day_end, days: 0 };
+    pub(crate) fn begin(register: u64) -> Self {
+        Self { base: signed(register), sum: 0, days: 0 }
     }
 
-    /// The running day is over: it joins the mean, and the next one begins.
-    pub(crate) fn next_day(&mut self, day_end: UnixSeconds, raise_milli: u32) {
+    /// What the running day used, up to a register.
+    pub(crate) fn used(&self, register: u64) -> u64 {
+        u64::try_from(signed(register).saturating_sub(self.base)).unwrap_or(0)
+    }
+
+    /// The register went to `to` where it would have gone to `from + rise`.
+    pub(crate) fn shift(&mut self, from: u64, rise: u64, to: u64) {
+        let straight = signed(from).saturating_add(signed(rise));
+        self.base = self.base.saturating_add(signed(to).saturating_sub(straight));
+    }
+
+    /// The running day is over with this use: it joins the mean, and the next one begins.
+    pub(crate) fn next_day(&mut self, used: u64) {
         if self.days == DAYS_MAX {
             self.sum -= self.sum / u64::from(DAYS_MAX);
             self.days -= 1;
         }
-        self.sum = self.sum.saturating_add(self.used);
+        self.sum = self.sum.saturating_add(used);
         self.days += 1;
-        self.used = 0;
-        self.day_end = day_end;
-        let is_known = self.days >= DAYS_MIN && self.sum > 0;
-        self.bound = if is_known { self.of_mean(raise_milli) } else { u64::MAX };
+        self.base = self.base.saturating_add(signed(used));
+    }
+
+    /// The register above which the running day is unusual; the greatest while there is no mean.
+    pub(crate) fn watch(&self, raise_milli: u32) -> u64 {
+        if self.days < DAYS_MIN || self.sum == 0 {
+            return u64::MAX;
+        }
+        let bound = self.base.saturating_add(signed(self.of_mean(raise_milli)));
+        u64::try_from(bound).unwrap_or(0)
     }
 
     /// This share of the mean of the days before, in 1/1000.
@@ -52,24 +63,38 @@ impl Usual {
     }
 }
 
+fn signed(wh: u64) -> i64 {
+    i64::try_from(wh).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_mean_of_seven_days_at_least() {
-        let mut usual = Usual::default();
-        usual.begin(UnixSeconds(86_400));
-        for day in 2..=8 {
-            assert_eq!(usual.bound, u64::MAX, "day={day}");
-            usual.used = 1000;
-            usual.next_day(UnixSeconds(day * 86_400), 3000);
+        let mut usual = Usual::begin(500);
+        for day in 1..=7 {
+            assert_eq!(usual.watch(3000), u64::MAX, "day={day}");
+            usual.next_day(1000);
         }
-        assert_eq!(usual.bound, 3000);
-        for day in 9..=40 {
-            usual.used = 2000;
-            usual.next_day(UnixSeconds(day * 86_400), 3000);
+        assert_eq!(usual.watch(3000), 500 + 7000 + 3000);
+        assert_eq!(usual.used(7600), 100);
+        for _ in 8..=40 {
+            usual.next_day(2000);
         }
-        assert!((5000..=6000).contains(&usual.bound), "bound={}", usual.bound);
+        let bound = usual.watch(3000) - (500 + 7000 + 33 * 2000);
+        assert!((5000..=6000).contains(&bound), "bound={bound}");
+    }
+
+    #[test]
+    fn rollover_and_breaks_are_no_use() {
+        let mut usual = Usual::begin(990);
+        // 15 Wh over a rollover at 1000.
+        usual.shift(995, 15, 10);
+        assert_eq!(usual.used(10), 20);
+        // A new register that begins at 7000.
+        usual.shift(10, 0, 7000);
+        assert_eq!(usual.used(7000), 20);
     }
 }
