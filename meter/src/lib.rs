@@ -48,7 +48,7 @@ pub use id::{
     SystemTitle, TransformerId,
 };
 pub use quantity::{
-    Current, CurrencyCode, Energy, Frequency, Money, Power, PowerFactor, Price, QuantityError,
+    CurrencyCode, Current, Energy, Frequency, Money, Power, PowerFactor, Price, QuantityError,
     ReactivePower, Voltage,
 };
 pub use reading::{Fields, Reading, Relay};

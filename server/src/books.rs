@@ -181,11 +181,7 @@ impl Books {
     }
 
     /// Takes entries into the books; gives their buffer back where nobody else holds it.
-    fn apply(
-        &mut self,
-        first: Seq,
-        entries: Vec<Entry>,
-    ) -> Result<Option<Vec<Entry>>, BooksError> {
+    fn apply(&mut self, first: Seq, entries: Vec<Entry>) -> Result<Option<Vec<Entry>>, BooksError> {
         if entries.is_empty() {
             return Ok(Some(entries));
         }

@@ -277,9 +277,10 @@ impl Settings {
                 override_by_environment(&mut merged, &name, path, &value)?;
             }
         }
-        let settings: Self = Value::Table(merged).try_into().map_err(|error: toml::de::Error| {
-            ConfigError::Value { origin: origin.to_owned(), message: error.to_string() }
-        })?;
+        let settings: Self =
+            Value::Table(merged).try_into().map_err(|error: toml::de::Error| {
+                ConfigError::Value { origin: origin.to_owned(), message: error.to_string() }
+            })?;
         settings.check_ranges(origin)?;
         Ok(settings)
     }
@@ -368,12 +369,13 @@ fn override_by_environment(
         let hint = nearest(key, table);
         return Err(unknown_variable(variable, format!("{section}.{key}"), hint));
     };
-    let parsed = match slot {
-        Value::String(_) => Value::String(value.to_owned()),
-        _ => value.parse().map_err(|_| ConfigError::Value {
+    let parsed = if slot.is_str() {
+        Value::String(value.to_owned())
+    } else {
+        value.parse().map_err(|_| ConfigError::Value {
             origin: variable.to_owned(),
             message: format!("{value:?} is not a {}", slot.type_str()),
-        })?,
+        })?
     };
     table.insert(key.to_owned(), parsed);
     Ok(())
@@ -429,8 +431,11 @@ mod tests {
 
     #[test]
     fn a_file_and_the_environment_override() {
-        let environment =
-            [("METERD__API__LISTEN", "127.0.0.1:9"), ("METERD__NODE__TICK_MS", "50"), ("PATH", "x")];
+        let environment = [
+            ("METERD__API__LISTEN", "127.0.0.1:9"),
+            ("METERD__NODE__TICK_MS", "50"),
+            ("PATH", "x"),
+        ];
         let settings = load("[node]\ntick_ms = 20\n", &environment).unwrap();
         assert_eq!(settings.node.tick_ms, 50);
         assert_eq!(settings.api.listen.port(), 9);
@@ -442,10 +447,7 @@ mod tests {
             "[node]\ntik_ms = 20\n",
             r#"meterd.toml:2:1: no setting "node.tik_ms"; did you mean "tick_ms"?"#,
         );
-        refused(
-            "\n[ingets]\n",
-            r#"meterd.toml:2:2: no setting "ingets"; did you mean "ingest"?"#,
-        );
+        refused("\n[ingets]\n", r#"meterd.toml:2:2: no setting "ingets"; did you mean "ingest"?"#);
         refused("[log]\nxylophone = 1", r#"meterd.toml:2:1: no setting "log.xylophone""#);
         refused("[clock]\npace = 0", "meterd.toml: clock.pace must be at least 1");
         assert!(load("[node\n", &[]).unwrap_err().starts_with("meterd.toml:1:"));

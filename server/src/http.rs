@@ -79,13 +79,16 @@ pub async fn send(address: SocketAddr, call: Call<'_>) -> Result<Bytes, HttpErro
 async fn exchange(address: SocketAddr, call: Call<'_>) -> Result<Bytes, HttpError> {
     let broken = |error: &dyn std::error::Error| HttpError::Exchange {
         address,
-        reason: error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+        reason: error
+            .source()
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
     };
     let stream = TcpStream::connect(address)
         .await
         .map_err(|source| HttpError::Connect { address, source })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| broken(&e))?;
     let driver = tokio::spawn(connection);
     let mut request = Request::builder()
         .method(call.method)

@@ -125,8 +125,7 @@ async fn announce_token(
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => info!("asked to stop (SIGTERM)"),
         interrupted = tokio::signal::ctrl_c() => {
@@ -156,11 +155,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(
-        settings: &Settings,
-        now: Now,
-        registry: Arc<Registry>,
-    ) -> anyhow::Result<Self> {
+    async fn start(settings: &Settings, now: Now, registry: Arc<Registry>) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let (fail, failures) = mpsc::unbounded_channel();
         let engine = clickhouse::start_engine(settings)?;
@@ -234,18 +229,7 @@ impl Node {
             now,
         };
         let web = web::start(settings, handles, stopped).await?;
-        Ok(Self {
-            ingest,
-            log,
-            books,
-            tasks,
-            web,
-            sink,
-            engine,
-            stop,
-            failures,
-            clickhouse_url,
-        })
+        Ok(Self { ingest, log, books, tasks, web, sink, engine, stop, failures, clickhouse_url })
     }
 
     /// Says where the node listens and what the system granted.
@@ -271,8 +255,7 @@ impl Node {
     /// Stops in the order of the data's way, so that each part finishes what it was given.
     async fn stop(self) -> anyhow::Result<()> {
         let ingest = self.ingest;
-        let stats =
-            tokio::task::spawn_blocking(move || ingest.shutdown(INGEST_PATIENCE)).await?;
+        let stats = tokio::task::spawn_blocking(move || ingest.shutdown(INGEST_PATIENCE)).await?;
         info!(entries = stats.entries, acks = stats.acks, "sockets closed");
         self.stop.send_replace(true);
         self.web.stop(API_PATIENCE).await;
@@ -280,8 +263,7 @@ impl Node {
         tasks.shutdown().await;
         // With the last journal gone the log's inputs close, and log and books run dry.
         let (log, books) = (self.log, self.books);
-        let (log, books) =
-            tokio::task::spawn_blocking(move || (log.join(), books.join())).await?;
+        let (log, books) = tokio::task::spawn_blocking(move || (log.join(), books.join())).await?;
         self.sink.stop().await;
         if let Some(engine) = self.engine {
             engine.stop().await;
@@ -372,8 +354,7 @@ impl Wires {
         });
         let (commit, committed) = bounded(COMMITTED_MAX);
         let (groups, used) = bounded(COMMITTED_MAX);
-        let writer =
-            Writer::new(log, config, vec![self.submissions], origins, commit, used)?;
+        let writer = Writer::new(log, config, vec![self.submissions], origins, commit, used)?;
         let run = move || writer.run().map(|_| ());
         let thread = spawn_thread("log", run, fail)?;
         Ok((BooksInput { committed, groups }, thread))
@@ -459,10 +440,8 @@ fn bind_ingest(
         out_bytes_max: 1 << 20,
     };
     let began = clock::instant();
-    let clocks = ingest::Clock {
-        wall: Arc::clone(now),
-        monotonic: Arc::new(move || began.elapsed()),
-    };
+    let clocks =
+        ingest::Clock { wall: Arc::clone(now), monotonic: Arc::new(move || began.elapsed()) };
     let templates = Arc::new(Templates::built_in());
     Ok(Ingest::bind(config, directory, templates, clocks, wires.shard_logs())?)
 }

@@ -28,11 +28,7 @@ pub struct Relayed {
 }
 
 /// Relays until the log stops.
-pub async fn run(
-    registry: Arc<Registry>,
-    journal: Arc<Journal>,
-    relayed: watch::Sender<Relayed>,
-) {
+pub async fn run(registry: Arc<Registry>, journal: Arc<Journal>, relayed: watch::Sender<Relayed>) {
     let mut changed = registry.watch_outbox();
     loop {
         // Seen before the read: a row written during it wakes the loop again.

@@ -14,10 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["meter", "sts", "storage"]),
     ("loadgen", &["meter", "sts"]),
     ("server", &["meter", "sts", "dataflow", "storage", "ingest", "api", "loadgen"]),
-    (
-        "benches",
-        &["meter", "sts", "dataflow", "storage", "ingest", "api", "loadgen", "server"],
-    ),
+    ("benches", &["meter", "sts", "dataflow", "storage", "ingest", "api", "loadgen", "server"]),
 ];
 
 /// Crates that do no I/O, read no clock and spawn nothing (timely's workers aside).
@@ -36,7 +33,7 @@ fn read(path: &Path) -> String {
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
     let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    for path in entries.map(|entry| entry.unwrap().path()) {
+    for path in entries.map(|entry| entry.expect("a folder lists its files").path()) {
         if path.is_dir() {
             rust_files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -61,8 +58,8 @@ fn without_tests(source: &str) -> &str {
 fn imports_follow_the_table() {
     let ours: Vec<&str> = MAY_IMPORT.iter().map(|(name, _)| *name).collect();
     for (name, allowed) in MAY_IMPORT {
-        let manifest: toml::Table =
-            toml::from_str(&read(&root().join(name).join("Cargo.toml"))).unwrap();
+        let manifest: toml::Table = toml::from_str(&read(&root().join(name).join("Cargo.toml")))
+            .expect("a manifest is TOML");
         let imports = manifest.get("dependencies").and_then(toml::Value::as_table);
         for import in imports.into_iter().flat_map(toml::Table::keys) {
             let is_ours = ours.contains(&import.as_str());
@@ -100,18 +97,33 @@ fn files_are_short() {
 
 #[test]
 fn pure_crates_are_pure() {
-    const BANNED: &[&str] =
-        &["std::net", "std::fs", "std::thread", "std::time::SystemTime", "std::time::Instant", "tokio::"];
+    const BANNED: &[&str] = &[
+        "std::net",
+        "std::fs",
+        "std::thread",
+        "std::time::SystemTime",
+        "std::time::Instant",
+        "tokio::",
+    ];
     for package in PURE {
-        for path in files_of(package).into_iter().filter(|path| !path.to_string_lossy().contains("/tests/")) {
+        for path in
+            files_of(package).into_iter().filter(|path| !path.to_string_lossy().contains("/tests/"))
+        {
             let source = read(&path);
             // The engine owns timely's worker threads; it is the one named exception.
             if path.ends_with("dataflow/src/engine.rs") {
                 continue;
             }
             for word in BANNED {
-                let found = without_tests(&source).lines().find(|line| line.contains(word) && !line.trim_start().starts_with("//"));
-                assert!(found.is_none(), "{}: {word}: {}", path.display(), found.unwrap_or_default());
+                let found = without_tests(&source)
+                    .lines()
+                    .find(|line| line.contains(word) && !line.trim_start().starts_with("//"));
+                assert!(
+                    found.is_none(),
+                    "{}: {word}: {}",
+                    path.display(),
+                    found.unwrap_or_default()
+                );
             }
         }
     }

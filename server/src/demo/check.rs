@@ -6,31 +6,31 @@ use serde::Serialize;
 
 /// One line of the table.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Check {
+pub(super) struct Check {
     /// What was checked.
-    pub name: String,
+    pub(super) name: String,
     /// Whether it holds.
-    pub ok: bool,
+    pub(super) ok: bool,
     /// What was wanted.
-    pub want: String,
+    pub(super) want: String,
     /// What was found.
-    pub got: String,
+    pub(super) got: String,
 }
 
 /// All lines.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Checks(pub Vec<Check>);
+pub(super) struct Checks(pub(super) Vec<Check>);
 
 impl Checks {
     /// Adds a line: `want` and `got` must print the same.
-    pub fn equal(&mut self, name: &str, want: impl Display, got: impl Display) {
+    pub(super) fn equal(&mut self, name: &str, want: impl Display, got: impl Display) {
         let (want, got) = (want.to_string(), got.to_string());
         self.0.push(Check { name: name.to_owned(), ok: want == got, want, got });
     }
 
     /// Adds a line for many pairs of a key, what was wanted of it and what was found; shows the
     /// count, and the first that differ.
-    pub fn each<W: Display + PartialEq<G>, G: Display>(
+    pub(super) fn each<W: Display + PartialEq<G>, G: Display>(
         &mut self,
         name: &str,
         rows: impl IntoIterator<Item = (String, W, Option<G>)>,
@@ -55,7 +55,7 @@ impl Checks {
 
     /// Whether all hold, and there are any.
     #[must_use]
-    pub fn hold(&self) -> bool {
+    pub(super) fn hold(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(|check| check.ok)
     }
 }

@@ -10,11 +10,11 @@ use crate::http::{self, Call, HttpError};
 
 /// The Web API.
 #[derive(Clone, Debug)]
-pub struct Api {
+pub(super) struct Api {
     /// Where.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Of the administrator.
-    pub token: String,
+    pub(super) token: String,
 }
 
 impl Api {
@@ -22,7 +22,7 @@ impl Api {
     ///
     /// # Errors
     /// Of the connection, or what the API refused.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string().into())
             .await
     }
@@ -31,7 +31,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub async fn post_as(
+    pub(super) async fn post_as(
         &self,
         path: &str,
         media: &str,
@@ -44,7 +44,12 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub async fn top_up(&self, account: u64, key: &str, amount: &str) -> Result<Value, HttpError> {
+    pub(super) async fn top_up(
+        &self,
+        account: u64,
+        key: &str,
+        amount: &str,
+    ) -> Result<Value, HttpError> {
         let path = format!("/v1/accounts/{account}/top-ups");
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         let body = serde_json::json!({ "amount": amount }).to_string();
@@ -55,7 +60,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub async fn get(&self, path: &str) -> Result<Value, HttpError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Value, HttpError> {
         self.send("GET", path, &[], Vec::new()).await
     }
 
@@ -63,7 +68,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub async fn list(&self, path: &str) -> Result<Vec<Value>, HttpError> {
+    pub(super) async fn list(&self, path: &str) -> Result<Vec<Value>, HttpError> {
         let (mut items, mut after) = (Vec::new(), String::new());
         loop {
             let page = self.get(&format!("{path}?limit=100{after}")).await?;
@@ -79,7 +84,11 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub async fn ids(&self, path: &str, by: &str) -> Result<BTreeMap<String, u64>, HttpError> {
+    pub(super) async fn ids(
+        &self,
+        path: &str,
+        by: &str,
+    ) -> Result<BTreeMap<String, u64>, HttpError> {
         let items = self.list(path).await?;
         let pair = |item: &Value| Some((item[by].as_str()?.to_owned(), item["id"].as_u64()?));
         Ok(items.iter().filter_map(pair).collect())
@@ -105,15 +114,15 @@ impl Api {
 
 /// ClickHouse as an analyst.
 #[derive(Clone, Debug)]
-pub struct Sql {
+pub(super) struct Sql {
     /// Where.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Who.
-    pub user: String,
+    pub(super) user: String,
     /// How.
-    pub password: String,
+    pub(super) password: String,
     /// Which.
-    pub database: String,
+    pub(super) database: String,
 }
 
 impl Sql {
@@ -121,7 +130,7 @@ impl Sql {
     ///
     /// # Errors
     /// Of the connection, or what ClickHouse refused.
-    pub async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    pub(super) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
         let headers = [
             ("x-clickhouse-user", self.user.as_str()),
             ("x-clickhouse-key", self.password.as_str()),
@@ -138,7 +147,7 @@ impl Sql {
     ///
     /// # Errors
     /// As [`Sql::rows`], and when there is none.
-    pub async fn value(&self, query: &str) -> anyhow::Result<String> {
+    pub(super) async fn value(&self, query: &str) -> anyhow::Result<String> {
         let rows = self.rows(query).await?;
         let first = rows.into_iter().flatten().next();
         first.ok_or_else(|| anyhow!("no answer to {query}"))
@@ -148,7 +157,7 @@ impl Sql {
     ///
     /// # Errors
     /// As [`Sql::rows`].
-    pub async fn map(&self, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    pub(super) async fn map(&self, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let rows = self.rows(query).await?;
         let pair = |row: Vec<String>| {
             let mut columns = row.into_iter();

@@ -132,10 +132,8 @@ impl Simulation {
         api: Api,
     ) -> anyhow::Result<Self> {
         let began = clock::instant();
-        let clocks = Clocks {
-            time: Clock::Virtual(week).source(),
-            wall: Arc::new(move || began.elapsed()),
-        };
+        let clocks =
+            Clocks { time: Clock::Virtual(week).source(), wall: Arc::new(move || began.elapsed()) };
         let endpoints = Endpoints { udp: addresses.meters, tcp: addresses.meters };
         let run = FeederRun::new(feeder, endpoints, clocks)?;
         let accounts = api.ids("/v1/accounts", "code").await?;

@@ -13,13 +13,13 @@ const MARK: &str = "this-is-a-meterd-demo";
 
 /// Addresses on this machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Addresses {
+pub(super) struct Addresses {
     /// Web API.
-    pub api: SocketAddr,
+    pub(super) api: SocketAddr,
     /// Embedded ClickHouse.
-    pub clickhouse: SocketAddr,
+    pub(super) clickhouse: SocketAddr,
     /// Meters and gateways, UDP and TCP.
-    pub meters: SocketAddr,
+    pub(super) meters: SocketAddr,
 }
 
 impl Addresses {
@@ -27,7 +27,7 @@ impl Addresses {
     ///
     /// # Errors
     /// No free port.
-    pub fn choose() -> anyhow::Result<Self> {
+    pub(super) fn choose() -> anyhow::Result<Self> {
         Ok(Self { api: free(8080)?, clickhouse: free(8123)?, meters: free(4059)? })
     }
 }
@@ -49,7 +49,7 @@ fn free(wanted: u16) -> anyhow::Result<SocketAddr> {
 ///
 /// # Errors
 /// The folder is somebody else's, or cannot be made.
-pub fn prepare(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn prepare(folder: &Path) -> anyhow::Result<()> {
     let mark = folder.join(MARK);
     if folder.exists() && !mark.exists() && fs::read_dir(folder)?.next().is_some() {
         bail!(
@@ -58,8 +58,7 @@ pub fn prepare(folder: &Path) -> anyhow::Result<()> {
         );
     }
     if mark.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot clear {}", folder.display()))?;
+        fs::remove_dir_all(folder).with_context(|| format!("cannot clear {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     fs::write(mark, "The demo removes this folder when it starts again.\n")?;
@@ -70,7 +69,7 @@ pub fn prepare(folder: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_settings(
+pub(super) fn write_settings(
     folder: &Path,
     addresses: Addresses,
     clock: Virtual,
@@ -105,8 +104,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("demo");
         prepare(&own).unwrap();
-        let clock =
-            Virtual { start: UnixSeconds(10), anchor_ms: 5, pace: 7, end: UnixSeconds(20) };
+        let clock = Virtual { start: UnixSeconds(10), anchor_ms: 5, pace: 7, end: UnixSeconds(20) };
         let addresses = Addresses::choose().unwrap();
         let path = write_settings(&own, addresses, clock).unwrap();
         let settings = Settings::load(Some(&path)).unwrap();

@@ -11,7 +11,7 @@ use super::client::Api;
 ///
 /// # Errors
 /// What the API refused.
-pub async fn register(api: &Api, feeder: &Feeder) -> anyhow::Result<()> {
+pub(super) async fn register(api: &Api, feeder: &Feeder) -> anyhow::Result<()> {
     api.post("/v1/transformers", &json!({ "code": TRANSFORMER_CODE, "name": "630 kVA" })).await?;
     for row in feeder.gateway_rows() {
         let gateway = json!({

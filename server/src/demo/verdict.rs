@@ -11,17 +11,17 @@ use super::client::{Api, Sql};
 
 /// What the simulator counted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sent {
+pub(super) struct Sent {
     /// Readings that were to be sent.
-    pub readings: u64,
+    pub(super) readings: u64,
     /// Readings acknowledged, each once.
-    pub acknowledged: u64,
+    pub(super) acknowledged: u64,
 }
 
 impl Sent {
     /// The sum over fleets.
     #[must_use]
-    pub fn of(stats: [&Stats; 2]) -> Self {
+    pub(super) fn of(stats: [&Stats; 2]) -> Self {
         Self {
             readings: stats.iter().map(|stats| stats.expected).sum(),
             acknowledged: stats.iter().map(|stats| stats.acknowledged).sum(),
@@ -33,7 +33,7 @@ impl Sent {
 ///
 /// # Errors
 /// One of them does not answer.
-pub async fn checks(
+pub(super) async fn checks(
     api: &Api,
     sql: &Sql,
     expected: &Expected,

@@ -24,12 +24,14 @@ pub(super) async fn directory(
     load(registry, &directory, DeviceRev::default())
         .await
         .context("cannot load the devices of the registry")?;
-    let meters = windows.meters.iter().map(|(id, window)| {
-        (ingest::Device::Meter(*id), window.highest, window.seen)
-    });
-    let gateways = windows.gateways.iter().map(|(id, window)| {
-        (ingest::Device::Gateway(*id), window.highest, window.seen)
-    });
+    let meters = windows
+        .meters
+        .iter()
+        .map(|(id, window)| (ingest::Device::Meter(*id), window.highest, window.seen));
+    let gateways = windows
+        .gateways
+        .iter()
+        .map(|(id, window)| (ingest::Device::Gateway(*id), window.highest, window.seen));
     directory.restore_windows(meters.chain(gateways));
     Ok(Arc::new(directory))
 }

@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{
-    BoxFuture, By, GapPoint, History, HistoryError, NotApplied, Rows, Server, Version,
-};
+use api::{BoxFuture, By, GapPoint, History, HistoryError, NotApplied, Rows, Server, Version};
 use meter::{AccountId, MeterId, OutboxId, Subject, TransformerId, UnixSeconds};
 use storage::clickhouse::{
     self, AlarmPoint, ClickhouseError, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint,
