@@ -108,6 +108,11 @@ impl Account {
         u64::from(self.number)
     }
 
+    /// Whether it has any movement.
+    pub(crate) const fn has_moved(&self) -> bool {
+        self.number > 0
+    }
+
     pub(crate) const fn balance(&self) -> Money {
         self.balance
     }
@@ -125,7 +130,8 @@ impl Account {
     /// Enters a movement. An amount of nothing makes no row.
     #[inline]
     pub(crate) fn enter(&mut self, movement: Movement, seq: Seq, ledger: &mut Vec<LedgerRow>) {
-        let Movement { kind, amount, at, cause } = movement;
+        let Movement { account, kind, amount, at, cause } = movement;
+        debug_assert_eq!(account, self.id, "a movement is entered to its own account");
         if amount == Money::ZERO {
             return;
         }
@@ -133,7 +139,7 @@ impl Account {
         // 9 · 10^11 currency units: a balance that leaves this range is a broken invariant.
         self.balance = self.balance.plus(amount).expect("balances stay within 63 bits of ticks");
         ledger.push(LedgerRow {
-            account: self.id,
+            account,
             number: self.number.into(),
             kind,
             amount,
@@ -162,10 +168,10 @@ impl Account {
             (LedgerKind::Fee, fee.ticks().saturating_neg()),
             (LedgerKind::Tax, tax.ticks().saturating_neg()),
         ];
-        let cause = Cause::Purchase(purchase.purchase.0);
+        let (account, cause) = (self.id, Cause::Purchase(purchase.purchase.0));
         for (kind, ticks) in lines {
             let amount = Money::from_ticks(ticks);
-            self.enter(Movement { kind, amount, at, cause }, seq, ledger);
+            self.enter(Movement { account, kind, amount, at, cause }, seq, ledger);
         }
     }
 
@@ -199,7 +205,8 @@ impl Account {
             ];
             for (kind, due) in lines {
                 let amount = Money::from_ticks(due.ticks().saturating_neg());
-                self.enter(Movement { kind, amount, at, cause: Cause::Period(at) }, seq, ledger);
+                let (account, cause) = (self.id, Cause::Period(at));
+                self.enter(Movement { account, kind, amount, at, cause }, seq, ledger);
             }
         }
     }
@@ -220,6 +227,8 @@ impl Account {
 /// A movement to enter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Movement {
+    /// The account it is entered to; given, so that the hot path need not look it up.
+    pub(crate) account: AccountId,
     pub(crate) kind: LedgerKind,
     pub(crate) amount: Money,
     pub(crate) at: UnixSeconds,
@@ -257,6 +266,7 @@ mod tests {
         let (mut account, mut ledger) = (Account::new(AccountId(1)), Vec::new());
         for ticks in [5, 0, -7] {
             let movement = Movement {
+                account: AccountId(1),
                 kind: LedgerKind::Adjustment,
                 amount: Money::from_ticks(ticks),
                 at: UnixSeconds(1),

@@ -200,13 +200,14 @@ fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<Al
         (AlarmCode::VeryLowBalance, second),
         (AlarmCode::Overdrawn, floor),
     ];
-    let is_prepaid = account.is_prepaid == 1;
+    // A postpaid account has no level to fall below, nor has one that no money has moved yet: its
+    // opening balance may be on its way.
+    let has_levels = account.is_prepaid == 1 && account.has_moved();
     let subject = Subject::Account(account.id);
     let mut on = u32::from(account.alarms);
     let mut panel = Panel { subject, on: &mut on, seq, rows };
     for (code, level) in levels {
-        // A postpaid account has no level to fall below.
-        let level = if is_prepaid { level } else { i64::MIN };
+        let level = if has_levels { level } else { i64::MIN };
         panel.watch(code, at, Watch { value, raise: level, clear: level, past: Past::Below });
     }
     account.alarms = on as u16;

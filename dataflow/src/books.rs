@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use meter::{
-    AlarmCode, Entry, EventCode, GatewayId, MeterEvent, MeterId, MeterRecord, Neighbours, OutboxId,
-    Outcome, QuarantineReason, Reading, Recall, Seq, Settled, Subject, UnixSeconds, Verdict,
+    AlarmCode, Entry, MeterEvent, MeterId, MeterRecord, Neighbours, OutboxId, Outcome,
+    QuarantineReason, Reading, Recall, Seq, Settled, Subject, UnixSeconds, Verdict,
 };
 
 use crate::account::Account;
@@ -331,7 +331,8 @@ impl Books {
                 }
             }
             Subject::Gateway(id) if owner(id.0, self.workers) == self.worker => {
-                self.gateway(id).hear(event, seq);
+                let gateway = self.gateways.entry(id.0).or_insert_with(|| Gateway::new(id));
+                gateway.hear(event, seq, &mut self.out.effects);
             }
             Subject::Gateway(_) | Subject::Account(_) | Subject::Transformer(_) => {}
         }
@@ -390,24 +391,6 @@ impl Books {
             next = next.min(account.standing_due);
         }
         self.standing_due = next;
-    }
-
-    fn gateway(&mut self, id: GatewayId) -> GatewayDesk<'_> {
-        let gateway = self.gateways.entry(id.0).or_insert_with(|| Gateway::new(id));
-        GatewayDesk { gateway, out: &mut self.out }
-    }
-}
-
-/// A gateway and where its alarms go.
-struct GatewayDesk<'a> {
-    gateway: &'a mut Gateway,
-    out: &'a mut Out,
-}
-
-impl GatewayDesk<'_> {
-    fn hear(&mut self, event: &MeterEvent, seq: Seq) {
-        debug_assert_ne!(event.code, EventCode::ReverseEnergy, "gateways meter nothing");
-        self.gateway.hear(event, seq, &mut self.out.effects);
     }
 }
 

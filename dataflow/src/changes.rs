@@ -36,6 +36,7 @@ impl Books {
             Change::Adjust(adjust) => {
                 self.with_account(adjust.account, seq, |account, _, effects| {
                     let movement = Movement {
+                        account: adjust.account,
                         kind: LedgerKind::Adjustment,
                         amount: adjust.amount,
                         at: adjust.at,

@@ -45,7 +45,7 @@ impl Sum {
         }
         let mut before = self.total();
         if self.follows == 1 {
-            before += others.earlier;
+            before += others.earlier();
         }
         self.wh[usize::from(cell.rate) - 1] += wh;
         let adders = rates.block_ticks(cell.version, before, before + wh);
@@ -64,6 +64,13 @@ pub(crate) struct Others {
 layout!(Others { sums, earlier });
 
 impl Others {
+    /// Apart, so that the usual reading does not load it.
+    #[cold]
+    #[inline(never)]
+    const fn earlier(&self) -> i64 {
+        self.earlier
+    }
+
     /// Adds energy that does not belong to the newest sum, or makes a newer one.
     #[cold]
     pub(crate) fn add(&mut self, newest: &mut Sum, cell: Cell, wh: i64, rates: &Rates) -> Money {

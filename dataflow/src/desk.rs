@@ -46,12 +46,12 @@ impl Out {
         let index = transformer as usize;
         let known = self.newest.get(index).map(|at| *at as usize).filter(|at| *at >= self.fence);
         let known = known.and_then(|at| self.usage.get_mut(at));
-        if let Some(Usage { key, seq: newest, news: News::Certain { start, sums } }) = known {
-            if *key == transformer && *start == interval {
-                *newest = seq;
-                sums.add(energy, meter.has(Meter::SUPPLY));
-                return;
-            }
+        if let Some(Usage { key, seq: newest, news: News::Certain { start, sums } }) = known
+            && (*key, *start) == (transformer, interval)
+        {
+            *newest = seq;
+            sums.add(energy, meter.has(Meter::SUPPLY));
+            return;
         }
         if self.newest.len() <= index {
             self.newest.resize(index + 1, u32::MAX);
@@ -155,7 +155,8 @@ impl Desk<'_> {
     pub(crate) fn enter_energy(&mut self, charge: Money, at: UnixSeconds, cause: Cause) {
         let Some(account) = &mut self.account else { return };
         let amount = Money::from_ticks(charge.ticks().saturating_neg());
-        let movement = Movement { kind: LedgerKind::Energy, amount, at, cause };
+        let kind = LedgerKind::Energy;
+        let movement = Movement { account: self.meter.account, kind, amount, at, cause };
         account.enter(movement, self.seq, &mut self.out.effects.ledger);
         alarm::balance(account, at, self.seq, &mut self.out.effects.alarms);
     }

@@ -189,7 +189,7 @@ impl Engine {
             let effects = self.spare.pop().unwrap_or_default();
             let work = Work { first, entries, mine: ways.next(), effects };
             // A worker that is gone says so itself.
-            drop(commands.send(Command::Batch(work)));
+            drop(commands.send(Command::Batch(Box::new(work))));
         }
         self.wake();
         Ok(())

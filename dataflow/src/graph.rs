@@ -35,7 +35,7 @@ pub(crate) struct Work {
 /// What a worker is asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Batch(Work),
+    Batch(Box<Work>),
     /// Hand out the state; all batches before are through.
     Save,
 }
@@ -97,7 +97,7 @@ pub(crate) fn run(
         };
         match command {
             Command::Batch(work) => {
-                input.send(work);
+                input.send(*work);
                 epoch += 1;
                 input.advance_to(epoch);
                 worker.step();

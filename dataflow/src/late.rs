@@ -138,8 +138,9 @@ impl Desk<'_> {
         let gap = self.meter.cold.as_ref().and_then(|cold| cold.gaps.around(at));
         let (from, to) = gap.map_or_else(
             || {
-                let from = left.map_or(at.minus(self.class.period_s), |left| left.at);
-                (from, right.map_or(at.plus(self.class.period_s), |right| right.at))
+                let period_s = self.class.period_s;
+                let from = left.map_or_else(|| at.minus(period_s), |left| left.at);
+                (from, right.map_or_else(|| at.plus(period_s), |right| right.at))
             },
             |gap| (gap.from, gap.to),
         );

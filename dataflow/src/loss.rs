@@ -299,7 +299,7 @@ impl Unit {
 
     /// The alarms of a complete interval, no older than the newest one judged.
     fn judge(&mut self, index: usize, seq: Seq, policy: &AlarmPolicy, effects: &mut Effects) {
-        let Balance { start, sums: Sums { supply, delivered, .. }, has_supply, .. } =
+        let Balance { start, sums: Sums { supply, delivered, meters, .. }, has_supply, .. } =
             self.balances[index];
         if start < self.judged || has_supply == 0 {
             return;
@@ -324,7 +324,8 @@ impl Unit {
                 past: Past::Above,
             },
         );
-        if lost < 0 {
+        // Each register shows whole Wh: a difference of two is off by less than one a meter.
+        if lost < -i128::from(meters) {
             panel.raise(AlarmCode::NegativeLoss, at, milli);
         } else {
             panel.clear(AlarmCode::NegativeLoss, at, milli);

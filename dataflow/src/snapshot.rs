@@ -145,14 +145,14 @@ mod tests {
             books: vec![record(2), record(1)],
             loss: vec![record(7)],
         };
-        let bytes = parts.clone().encode();
+        let bytes = parts.encode();
         let back = Parts::decode(&bytes).unwrap();
         assert_eq!(back.books, [record(1), record(2)], "sorted by key");
         assert_eq!(back.encode(), bytes);
         for cut in 0..bytes.len() {
             assert!(Parts::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        let mut later = bytes.clone();
+        let mut later = bytes;
         later[8] = 2;
         assert_eq!(Parts::decode(&later), Err(SnapshotError::Version { found: 2 }));
         assert_eq!(Parts::decode(b"else"), Err(SnapshotError::Foreign));

@@ -1,6 +1,8 @@
 //! The rules one by one: what becomes of a reading, alarms and their hysteresis, gaps, silence,
 //! line loss, installations, purchases and standing charges.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use meter::{
@@ -540,4 +542,41 @@ fn a_late_reading_beyond_memory_waits_for_the_store() {
     let full =
         outcomes.iter().filter(|o| **o == quarantined(QuarantineReason::ParkingFull)).count();
     assert_eq!(full, 600 - 512);
+}
+
+#[test]
+fn a_worker_that_finds_a_broken_invariant_stops_the_engine() {
+    for workers in [1, 2] {
+        let mut node = Node::start(workers);
+        node.change(vec![Change::Account(terms(1, "UTC"))]);
+        let adjust = Change::Adjust(Adjustment {
+            account: AccountId(1),
+            amount: Money::from_ticks(i64::MAX),
+            at: UnixSeconds(START),
+            reason: "more than there is".into(),
+        });
+        let (outbox, changes) = (meter::OutboxId(9), vec![adjust.clone(), adjust]);
+        let entry = Entry::Changes { outbox, changes: changes.into_boxed_slice() };
+        let (first, mut effects) = (Seq(node.next), Effects::default());
+        let entries = std::sync::Arc::new(vec![entry]);
+        for _ in 0..2 {
+            let stopped = node.engine.process(first, &entries, &mut effects);
+            let Err(dataflow::EngineError::Worker { reason, .. }) = stopped else {
+                panic!("workers={workers}: {stopped:?}")
+            };
+            assert!(reason.contains("balances stay within"), "{reason}");
+        }
+        assert!(node.engine.snapshot().is_err());
+    }
+}
+
+#[test]
+fn a_batch_out_of_place_is_refused() {
+    let mut node = node();
+    let mut effects = Effects::default();
+    let entries = std::sync::Arc::new(vec![Entry::Tick(UnixSeconds(START))]);
+    let refused = node.engine.process(Seq(node.next + 1), &entries, &mut effects);
+    assert!(matches!(refused, Err(dataflow::EngineError::Position { .. })), "{refused:?}");
+    assert!(matches!(node.engine.receive(&mut effects), Err(dataflow::EngineError::Idle)));
+    assert!(node.engine.process(Seq(node.next), &entries, &mut effects).is_ok());
 }

@@ -1,5 +1,7 @@
 //! The worked example of the domain rules, to the tick: in order, and in shuffled orders.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

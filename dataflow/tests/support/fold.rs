@@ -94,37 +94,31 @@ impl Story<'_> {
                 sum[usize::from(rate)] += energy as i64;
             }
             if end <= newest {
-                let within =
-                    self.readings.iter().filter(|r| start < r.taken_at.0 && r.taken_at.0 <= end);
-                let power: Vec<i32> = within.map(|r| r.power.w()).collect();
-                let count = power.len() as i64;
-                let average = power.iter().map(|w| i64::from(*w)).sum::<i64>() / count.max(1);
+                let (samples, power) = self.samples(start, end);
                 let is_actual = line.contains_key(&start) && line.contains_key(&end);
-                sums.intervals.insert(
-                    start,
-                    Interval {
-                        energy,
-                        register: register(end) % self.modulus,
-                        quality: if is_actual {
-                            IntervalQuality::Actual
-                        } else {
-                            IntervalQuality::Estimated
-                        },
-                        samples: count as u16,
-                        rate,
-                        cost: price * energy as i64,
-                        power: (
-                            average as i32,
-                            power.iter().min().copied().unwrap_or(0),
-                            power.iter().max().copied().unwrap_or(0),
-                        ),
-                    },
-                );
+                let quality = match is_actual {
+                    true => IntervalQuality::Actual,
+                    false => IntervalQuality::Estimated,
+                };
+                let (register, cost) = (register(end) % self.modulus, price * energy as i64);
+                let interval = Interval { energy, register, quality, samples, rate, cost, power };
+                sums.intervals.insert(start, interval);
             }
             start = end;
         }
         sums.charge_ticks = self.charge(&wh);
         sums
+    }
+
+    /// How many readings are stamped in (start, end], and what they say of power.
+    fn samples(&self, start: u32, end: u32) -> (u16, (i32, i32, i32)) {
+        let within = self.readings.iter().filter(|r| start < r.taken_at.0 && r.taken_at.0 <= end);
+        let power: Vec<i32> = within.map(|r| r.power.w()).collect();
+        let count = power.len() as i64;
+        let average = power.iter().map(|w| i64::from(*w)).sum::<i64>() / count.max(1);
+        let least = power.iter().min().copied().unwrap_or(0);
+        let greatest = power.iter().max().copied().unwrap_or(0);
+        (count as u16, (average as i32, least, greatest))
     }
 
     fn charge(&self, wh: &BTreeMap<(LocalDate, LocalDate), [i64; 5]>) -> i64 {

@@ -1,7 +1,7 @@
 //! What the tests of the books share: entries, an engine with a store that answers recalls, and
 //! what is left of its effects in the end.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
 pub(crate) mod fold;
 
@@ -18,7 +18,8 @@ use meter::{
     TransformerId, UnixSeconds, Voltage,
 };
 
-/// The folder of shared data, where it is there.
+/// A file of the shared data, where it is there.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
     let root = std::env::var("METERD_SHARED").unwrap_or_else(|_| fallback.to_owned());
@@ -184,10 +185,10 @@ impl Node {
 
     fn note(&mut self, seq: Seq, outcome: Outcome) {
         self.outcomes.insert(seq, outcome);
-        if outcome == Outcome::Accepted {
-            if let Some(reading) = self.sent.get(&seq) {
-                self.store.insert((reading.meter, reading.taken_at), *reading);
-            }
+        if let Some(reading) = self.sent.get(&seq)
+            && outcome == Outcome::Accepted
+        {
+            self.store.insert((reading.meter, reading.taken_at), *reading);
         }
     }
 
