@@ -19,8 +19,8 @@ mod version;
 
 pub use batch::{BATCH_ROWS_MAX, Batch, Collector};
 pub use history::{
-    AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint, ReadingPoint,
-    TableSize,
+    AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint,
+    ReadingPoint, TableSize,
 };
 pub use rows::{AccountRow, MeterRow, Month, ReadingRow, Table};
 pub use sink::{ClickhouseConfig, Sink, SinkStatus};

@@ -54,7 +54,6 @@ impl<'a> Batches<'a> {
         self.scan.as_ref().map_or(&[], |scan| scan.bytes(self.payload.clone()))
     }
 
-
     fn step(&mut self) -> Result<Option<BatchInfo>, Error> {
         loop {
             let Some(first) = self.firsts.get(self.segment_index).copied() else {
