@@ -26,8 +26,8 @@ CREATE TABLE IF NOT EXISTS {db}.readings
     reactive_var Int32 COMMENT 'Reactive power, var' {codec:T64, ZSTD(1)},
     frequency_mhz UInt32 COMMENT 'Mains frequency, 1/1000 Hz' {codec:T64, ZSTD(1)},
     power_factor_milli Int16 COMMENT 'Power factor, 1/1000' {codec:T64, ZSTD(1)},
-    fields UInt16 COMMENT 'Bits of what the meter sent: voltages 0-2, currents 3-5, rates 6-9, power 10, reactive 11, power factor 12, frequency 13, relay known 14, relay open 15; what it did not send is 0' {codec:ZSTD(1)},
-    outcome Enum8('accepted' = 1, 'duplicate' = 2, 'quarantined' = 3, 'parked' = 4) COMMENT 'Verdict; at most one reading of a meter and stamp is accepted' {codec:ZSTD(1)},
+    fields UInt16 COMMENT 'Bits of what the meter sent: voltages 0-2, currents 3-5, rates 6-9, power 10, reactive 11, power factor 12, frequency 13, relay known 14, relay open 15, what it did not send is 0' {codec:ZSTD(1)},
+    outcome Enum8('accepted' = 1, 'duplicate' = 2, 'quarantined' = 3, 'parked' = 4) COMMENT 'Verdict, at most one reading of a meter and stamp is accepted' {codec:ZSTD(1)},
     reason Enum8('none' = 0, 'not_installed' = 1, 'before_installation' = 2, 'after_removal' = 3, 'future' = 4, 'too_old' = 5, 'conflict' = 6, 'backwards' = 7, 'spike' = 8, 'rejected' = 9, 'parking_full' = 10) COMMENT 'Why it is in quarantine' {codec:ZSTD(1)},
     rev UInt64 COMMENT 'Log position of the entry that decided it: the version' {codec:DoubleDelta, ZSTD(1)}
 )
@@ -81,9 +81,9 @@ CREATE TABLE IF NOT EXISTS {db}.ledger
     balance_ticks Int64 COMMENT 'Balance after it, 1e-7 currency unit' {codec:Delta, ZSTD(1)},
     cause Enum8('readings' = 1, 'period' = 2, 'purchase' = 3, 'person' = 4) COMMENT 'What it comes from' {codec:ZSTD(1)},
     cause_meter_id UInt32 COMMENT 'readings: the meter' {codec:Delta, ZSTD(1)},
-    cause_from DateTime('UTC') COMMENT 'readings: from this stamp; period: its start' {codec:DoubleDelta, ZSTD(1)},
+    cause_from DateTime('UTC') COMMENT 'readings: from this stamp, period: its start' {codec:DoubleDelta, ZSTD(1)},
     cause_to DateTime('UTC') COMMENT 'readings: to this stamp' {codec:DoubleDelta, ZSTD(1)},
-    cause_id UInt64 COMMENT 'purchase: its id; person: log position of the entry' {codec:ZSTD(1)},
+    cause_id UInt64 COMMENT 'purchase: its id, person: log position of the entry' {codec:ZSTD(1)},
     seq UInt64 COMMENT 'Log position of the entry that made it' {codec:DoubleDelta, ZSTD(1)}
 )
 ENGINE = ReplacingMergeTree(seq)
@@ -131,7 +131,7 @@ CREATE TABLE IF NOT EXISTS {db}.line_loss
     supply_wh UInt64 COMMENT 'Energy of the supply meter, Wh' {codec:T64, ZSTD(1)},
     delivered_wh UInt64 COMMENT 'Sum of the consumer meters, Wh' {codec:T64, ZSTD(1)},
     expected UInt32 COMMENT 'Meters, supply and consumers, installed over the interval' {codec:T64, ZSTD(1)},
-    actual UInt32 COMMENT 'Of these, how many have an actual interval; a verdict needs all' {codec:T64, ZSTD(1)},
+    actual UInt32 COMMENT 'Of these, how many have an actual interval, a verdict needs all' {codec:T64, ZSTD(1)},
     rev UInt64 COMMENT 'Log position of the entry that made this row: the version' {codec:DoubleDelta, ZSTD(1)}
 )
 ENGINE = ReplacingMergeTree(rev)
@@ -162,7 +162,7 @@ SETTINGS index_granularity = 8192
 CREATE TABLE IF NOT EXISTS {db}.accounts
 (
     account_id UInt32 COMMENT 'Account',
-    customer_id UInt32 COMMENT 'Whose it is; names stay in the registry',
+    customer_id UInt32 COMMENT 'Whose it is, names stay in the registry',
     plan_id UInt32 COMMENT 'Tariff plan',
     zone {low:String} COMMENT 'IANA time zone of its local days',
     mode Enum8('prepaid' = 1, 'postpaid' = 2) COMMENT 'Credit first, or bill later',

@@ -200,7 +200,7 @@ mod tests {
         let mut bytes = Vec::new();
         samples().remove(0).encode(&mut bytes);
         assert_eq!(bytes.len(), 97);
-        assert_eq!(bytes[..9], [1, 7, 0, 0, 0, 0x80, 0x3a, 0x32, 0x58]);
+        assert_eq!(bytes[..9], [1, 7, 0, 0, 0, 0x00, 0x39, 0x32, 0x58]);
     }
 
     #[test]

@@ -81,8 +81,9 @@ async fn run(settings: Settings, token_file: Option<&Path>) -> anyhow::Result<()
     let now = settings.clock().source();
     open::data_folder(&settings)?;
     let registry = open_registry(&settings).await?;
-    let mut node = Node::start(&settings, now, Arc::clone(&registry)).await?;
+    // Before the API listens: who sees the node ready finds the token.
     announce_token(&registry, token_file, settings.clock().now()).await?;
+    let mut node = Node::start(&settings, now, Arc::clone(&registry)).await?;
     node.announce();
     let ended = tokio::select! {
         signal = stop_signal() => signal,
