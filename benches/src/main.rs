@@ -46,10 +46,9 @@ fn dataflow(readings: usize) -> Vec<Value> {
 fn durable(rounds: u32) -> Result<Value, Box<dyn Error>> {
     say("udp_durable, one sealed reading a datagram, acknowledged after fsync, 100,032 meters");
     let folder = Path::new("target/bench-log");
-    fs::remove_dir_all(folder).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
     fs::create_dir_all(folder)?;
     let load = udp::Load { meters: 100_032, rounds, window: 64 };
     let report = udp::run(load, folder)?;

@@ -354,7 +354,7 @@ fn flapping_connections_leave_nothing_behind() {
         }
     }
     let stats = node.until("all gone", |stats| {
-        stats.connections == 0 && stats.accepted_connections == 300 && stats.in_flight() == 0
+        stats.connections == 0 && stats.ending(Ending::Closed) == 300 && stats.in_flight() == 0
     });
     // Other tests of this process open and close files meanwhile; 300 would show.
     assert!(open_files() < before + 100, "{before} files before, {} after", open_files());
