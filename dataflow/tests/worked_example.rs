@@ -9,8 +9,8 @@ use std::io::Read;
 
 use meter::{
     AccountId, Adjustment, Block, BlockPeriod, Change, CurrencyCode, Current, DayProfile, Energy,
-    IntervalQuality, LedgerKind, LocalDate, MeterId, Money, MonthDay, PlanId, Price, Reading,
-    Season, Switch, TariffVersion, UnixSeconds,
+    IntervalQuality, LedgerKind, LocalDate, Money, MonthDay, PlanId, Price, Reading, Season,
+    Switch, TariffVersion, UnixSeconds,
 };
 use serde_json::Value;
 use support::{Dice, Node, install, record, shared, terms};
