@@ -2,8 +2,8 @@
 //! API tokens), in SQLite.
 //!
 //! One connection writes, several read. A change that the books must know is written together
-//! with its outbox row in one transaction ([`write`]); the node relays outbox rows to the log in
-//! the order of their ids and then marks them sent ([`outbox`]).
+//! with its outbox row in one transaction (module `write`); the node relays outbox rows to the log in
+//! the order of their ids and then marks them sent (module `outbox`).
 //!
 //! **Invariant:** a committed change and its outbox row are both there or both absent; ids are
 //! dense and never reused; device keys and API tokens never lie in the file in clear; balances

@@ -6,10 +6,10 @@
 //! | C4 GET response | 01 invoke result; 02 invoke last block(4) result; 03 invoke list |
 //! | C1 SET request | 01 invoke attribute [selection] data |
 //! | C5 SET response | 01 invoke result code |
-//! | C3 ACTION request | 01 invoke method [parameter] |
+//! | C3 ACTION request | 01 invoke method (parameter) |
 //! | C7 ACTION response | 01 invoke result code [data] |
-//! | C2 event notification | [time] attribute data; no choice, no invoke byte |
-//! | D8 exception response | state error, service error [counter] |
+//! | C2 event notification | (time) attribute data; no choice, no invoke byte |
+//! | D8 exception response | state error, service error (counter) |
 //!
 //! An attribute (or method) is class(2), OBIS code(6), index(1); what is in brackets has a byte 00
 //! or 01 before it. Block sizes, lists and the D9/DA ACCESS services beyond these are not read.
