@@ -40,8 +40,8 @@ const SETUP: Duration = Duration::from_secs(8);
 const AFTER_S: u32 = 1800;
 /// How long the last readings may take after the week, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How long ClickHouse may take for the last rows.
-const SETTLE: Duration = Duration::from_secs(60);
+/// How long the last rows may take: late readings wait for their neighbours from ClickHouse.
+const SETTLE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(500);
 /// Between lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
