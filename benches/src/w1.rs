@@ -7,6 +7,7 @@
 //! shuffled.
 #![expect(clippy::disallowed_methods, reason = "a bench measures time")]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -87,15 +88,14 @@ pub fn run(readings: usize) -> Vec<Figure> {
         let records = stream(readings, order);
         let totals = bare(&records);
         check(&totals, records.len(), order);
-        let batches = batches(&records);
         let duplicates = totals.duplicates;
         // The ways take turns, so that a disturbance meets all of them.
         let mut taken = [const { Vec::new() }; 3];
         for _ in 0..RUNS {
             taken[0].push(timed(|| assert_eq!(bare(&records), totals)));
-            taken[1].push(engine(1, &batches, duplicates));
+            taken[1].push(engine(1, &records, duplicates));
             if !names[2].is_empty() {
-                taken[2].push(engine(2, &batches, duplicates));
+                taken[2].push(engine(2, &records, duplicates));
             }
         }
         let count = records.len() as f64;
@@ -132,9 +132,9 @@ pub fn stream(readings: usize, order: Order) -> Vec<Record> {
     let mut registers: Vec<u64> = (0..METERS).map(|m| mix(m.into()) % 10_000_000).collect();
     let mut meters: Vec<u32> = (0..METERS).collect();
     let mut records: Vec<Record> = Vec::with_capacity(readings + 1000);
-    let mut again: std::collections::VecDeque<(usize, Record)> = [].into();
+    let mut again: VecDeque<(usize, Record)> = [].into();
     let mut held: Vec<Vec<Record>> = vec![Vec::new(); SLOTS as usize + 1];
-    let emit = |records: &mut Vec<Record>, again: &mut std::collections::VecDeque<_>, record| {
+    let emit = |records: &mut Vec<Record>, again: &mut VecDeque<_>, record| {
         records.push(record);
         while again.front().is_some_and(|(due, _)| *due <= records.len()) {
             let (_, duplicate): (usize, Record) = again.pop_front().expect("it has a front");
@@ -279,13 +279,6 @@ fn check(totals: &Totals, readings: usize, order: Order) {
     }
 }
 
-fn batches(records: &[Record]) -> Vec<Arc<Vec<Entry>>> {
-    records
-        .chunks(BATCH)
-        .map(|chunk| Arc::new(chunk.iter().map(|record| Entry::Reading(reading(record))).collect()))
-        .collect()
-}
-
 fn reading(record: &Record) -> Reading {
     let taken_at = UnixSeconds(BASE + record.ts);
     Reading {
@@ -310,29 +303,36 @@ fn reading(record: &Record) -> Reading {
     }
 }
 
-/// Time for the whole dataflow with the full rules over `batches`.
-fn engine(workers: usize, batches: &[Arc<Vec<Entry>>], duplicates: u64) -> Taken {
+/// Time for the whole dataflow with the full rules over `records`. Making entries of records is in
+/// it, in memory used again, as the log hands its entries on.
+fn engine(workers: usize, records: &[Record], duplicates: u64) -> Taken {
     let mut engine = Engine::start(&Config { workers }, None).expect("threads can be started");
     let mut effects = Effects::default();
-    let changes = register();
-    engine.process(Seq(1), &Arc::new(changes), &mut effects).expect("the engine runs");
+    engine.process(Seq(1), &Arc::new(register()), &mut effects).expect("the engine runs");
     let mut next = engine.position().0 + 1;
     let mut counts = Counts::default();
+    let mut on_their_way: VecDeque<Arc<Vec<Entry>>> = VecDeque::new();
+    let mut spare: Vec<Entry> = Vec::new();
     let taken = timed(|| {
-        for batch in batches {
-            engine.submit(Seq(next), batch).expect("the engine runs");
+        for chunk in records.chunks(BATCH) {
+            spare.clear();
+            spare.extend(chunk.iter().map(|record| Entry::Reading(reading(record))));
+            let batch = Arc::new(std::mem::take(&mut spare));
+            engine.submit(Seq(next), &batch).expect("the engine runs");
             next += batch.len() as u64;
+            on_their_way.push_back(batch);
             if engine.pending() >= PENDING_MAX {
                 counts.take(&mut engine, &mut effects);
+                let done = on_their_way.pop_front().and_then(Arc::into_inner);
+                spare = done.unwrap_or_default();
             }
         }
         while engine.pending() > 0 {
             counts.take(&mut engine, &mut effects);
         }
     });
-    let readings: usize = batches.iter().map(|batch| batch.len()).sum();
     assert_eq!(counts.duplicates, duplicates, "duplicates of {workers} workers");
-    assert_eq!(counts.accepted + counts.duplicates, readings as u64);
+    assert_eq!(counts.accepted + counts.duplicates, records.len() as u64);
     taken
 }
 

@@ -19,7 +19,7 @@ fn the_week_comes_out_right_though_the_node_is_killed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("demo.json");
     let output = Command::new(env!("CARGO_BIN_EXE_meterd"))
-        .args(["demo", "--once", "--seconds", "30", "--kill", "3", "--seed", "11"])
+        .args(["demo", "--once", "--seconds", "60", "--kill", "3", "--seed", "11"])
         .args(["--data-dir".as_ref(), folder.path().join("demo").as_os_str()])
         .args(["--json".as_ref(), json.as_os_str()])
         .env("METERD_CHDB_LIB", library())
