@@ -282,6 +282,8 @@ fn a_source_that_fails_too_often_is_not_let_in() {
         closed(&mut stream, "unknown");
     }
     closed(&mut connect(&node), "limited");
+    // The round that sent it away is over: the next one goes by the new time.
+    node.until("limited", |stats| stats.ending(Ending::RateLimited) == 1);
     node.pass(1_000);
     let mut stream = connect(&node);
     stream.write_all(&single(&meter(1), 1)).unwrap();
