@@ -49,10 +49,8 @@ fn durable(rounds: u32) -> Result<Value, Box<dyn Error>> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    fs::create_dir_all(folder)?;
     let load = udp::Load { meters: 100_032, rounds, window: 64 };
     let report = udp::run(load, folder)?;
-    fs::remove_dir_all(folder)?;
     say(&format!("  {}", udp::line(&report)));
     Ok(json!({
         "name": "udp_durable", "value": report.node.per_s, "unit": "readings/s",
