@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::stored::{stored_codes, stored_struct};
 use crate::{
-    AccountId, Current, Energy, MeterId, Money, Power, PowerFactor, Reading, Seq, Stored, Subject,
-    TransformerId, UnixSeconds, Voltage,
+    AccountId, Current, Energy, LedgerRow, MeterId, Money, Power, PowerFactor, Reading, Seq,
+    Stored, Subject, TransformerId, UnixSeconds, Voltage,
 };
 
 /// What follows from a batch of entries, by kind.
@@ -145,66 +145,6 @@ pub struct IntervalRow {
     pub power_factor: Spread<PowerFactor>,
     /// The entry that made this row: the version.
     pub rev: Seq,
-}
-
-/// What a movement is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub enum LedgerKind {
-    /// Energy, charged as readings arrive; signed, since late readings re-rate.
-    Energy,
-    /// Standing charge of a local day.
-    StandingDay,
-    /// Standing charge of a local month.
-    StandingMonth,
-    /// What a customer paid.
-    Purchase,
-    /// Fee on a purchase.
-    Fee,
-    /// Tax on a purchase.
-    Tax,
-    /// A person's correction or an opening balance.
-    Adjustment,
-}
-
-/// What a movement comes from.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Cause {
-    /// Energy between two stamps of a meter.
-    Readings {
-        /// The meter.
-        meter: MeterId,
-        /// From this stamp.
-        from: UnixSeconds,
-        /// To this stamp.
-        to: UnixSeconds,
-    },
-    /// A local day or month that began at this instant.
-    Period(UnixSeconds),
-    /// A purchase.
-    Purchase(u64),
-    /// A person, by the log position of the entry.
-    Person(Seq),
-}
-
-/// A movement of an account. Entries are only added; Σ amounts = balance at every instant.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct LedgerRow {
-    /// The account.
-    pub account: AccountId,
-    /// Its movements are numbered from 1, without holes.
-    pub number: u64,
-    /// What it is.
-    pub kind: LedgerKind,
-    /// Signed; negative takes from the balance.
-    pub amount: Money,
-    /// The balance after it.
-    pub balance: Money,
-    /// When it is due: the reading's stamp, the period's start, the purchase's instant.
-    pub at: UnixSeconds,
-    /// What it comes from.
-    pub cause: Cause,
-    /// The entry that made it.
-    pub seq: Seq,
 }
 
 /// Where a meter and its account stand.
@@ -376,15 +316,6 @@ stored_codes!(QuarantineReason {
     ParkingFull = 10,
 });
 stored_codes!(IntervalQuality { Actual = 1, Estimated = 2 });
-stored_codes!(LedgerKind {
-    Energy = 1,
-    StandingDay = 2,
-    StandingMonth = 3,
-    Purchase = 4,
-    Fee = 5,
-    Tax = 6,
-    Adjustment = 7,
-});
 stored_codes!(AlarmCode {
     OverVoltage = 1,
     UnderVoltage = 2,
@@ -428,7 +359,6 @@ stored_struct!(IntervalRow {
     power_factor,
     rev,
 });
-stored_struct!(LedgerRow { account, number, kind, amount, balance, at, cause, seq });
 stored_struct!(BalanceRow { account, meter, balance, as_of, complete_through, seq });
 stored_struct!(AlarmRow { subject, code, severity, state, at, value, seq });
 stored_struct!(GapRow { meter, from, to, missing, state, rev });
@@ -465,38 +395,6 @@ impl Stored for Outcome {
             [2, 0] => Some(Self::Duplicate),
             [3, reason] => QuarantineReason::from_code(reason).map(Self::Quarantined),
             [4, 0] => Some(Self::Parked),
-            _ => None,
-        }
-    }
-}
-
-/// A kind byte and three numbers of 4, 4 and 8 bytes.
-impl Stored for Cause {
-    fn put(&self, out: &mut Vec<u8>) {
-        let (kind, first, second, long) = match *self {
-            Self::Readings { meter, from, to } => (1_u8, meter.0, from.0, u64::from(to.0)),
-            Self::Period(start) => (2, start.0, 0, 0),
-            Self::Purchase(purchase) => (3, 0, 0, purchase),
-            Self::Person(seq) => (4, 0, 0, seq.0),
-        };
-        kind.put(out);
-        first.put(out);
-        second.put(out);
-        long.put(out);
-    }
-
-    fn take(bytes: &mut &[u8]) -> Option<Self> {
-        let kind = u8::take(bytes)?;
-        let (first, second, long) = (u32::take(bytes)?, u32::take(bytes)?, u64::take(bytes)?);
-        match kind {
-            1 => Some(Self::Readings {
-                meter: MeterId(first),
-                from: UnixSeconds(second),
-                to: UnixSeconds(u32::try_from(long).ok()?),
-            }),
-            2 => Some(Self::Period(UnixSeconds(first))),
-            3 => Some(Self::Purchase(long)),
-            4 => Some(Self::Person(Seq(long))),
             _ => None,
         }
     }
@@ -541,14 +439,6 @@ mod tests {
     #[test]
     fn rows_round_trip() {
         check(&Verdict { seq: Seq(1), outcome: Outcome::Quarantined(QuarantineReason::Spike) });
-        for cause in [
-            Cause::Readings { meter: MeterId(1), from: UnixSeconds(2), to: UnixSeconds(3) },
-            Cause::Period(UnixSeconds(4)),
-            Cause::Purchase(u64::MAX),
-            Cause::Person(Seq(6)),
-        ] {
-            check(&cause);
-        }
         check(&AlarmRow {
             subject: Subject::Transformer(TransformerId(2)),
             code: AlarmCode::LineLoss,

@@ -29,6 +29,7 @@ mod reading;
 mod change;
 mod effect;
 mod entry;
+mod ledger;
 mod stored;
 
 pub use calendar::{LocalCalendar, LocalDate, LocalQuarter, ZoneError};
@@ -37,9 +38,8 @@ pub use change::{
     Mode, Policy, Purchase, Removal, Resolution, Role,
 };
 pub use effect::{
-    AlarmCode, AlarmRow, AlarmState, BalanceRow, Cause, Effects, GapRow, GapState, IntervalQuality,
-    IntervalRow, LedgerKind, LedgerRow, LossRow, Outcome, QuarantineReason, Recall, Settled,
-    Severity, Spread, Verdict,
+    AlarmCode, AlarmRow, AlarmState, BalanceRow, Effects, GapRow, GapState, IntervalQuality,
+    IntervalRow, LossRow, Outcome, QuarantineReason, Recall, Settled, Severity, Spread, Verdict,
 };
 pub use entry::{Entry, EntryError, Neighbours};
 pub use event::{EventCode, MeterEvent, Subject};
@@ -47,6 +47,7 @@ pub use id::{
     AccountId, CalendarId, CustomerId, GatewayId, MeterId, OutboxId, PlanId, PurchaseId, Seq,
     SystemTitle, TransformerId,
 };
+pub use ledger::{Cause, Contra, LedgerKind, LedgerRow};
 pub use quantity::{
     CurrencyCode, Current, Energy, Frequency, Money, Power, PowerFactor, Price, QuantityError,
     ReactivePower, Voltage,

@@ -166,8 +166,10 @@ pub(super) struct BalanceView {
 struct MovementView {
     /// Numbered from 1, without holes.
     number: u64,
-    /// `energy`, `standing_day`, `standing_month`, `purchase`, `fee`, `tax` or `adjustment`.
+    /// What it is: `energy`, `standing_day`, `purchase`, `fee`, `correction`, …
     kind: &'static str,
+    /// The other side, which loses what the account gains: `revenue`, `cash_in_transit`, `taxes`, …
+    contra: &'static str,
     /// Signed; negative takes from the balance.
     amount: Amount,
     /// The balance after it.
@@ -175,6 +177,8 @@ struct MovementView {
     /// When it was due.
     at: Instant,
     cause: CauseView,
+    /// The log position of the entry that made it.
+    seq: u64,
 }
 
 /// What a movement comes from.
@@ -189,6 +193,10 @@ enum CauseView {
     Purchase { id: u64 },
     /// A person, by the log position of the entry.
     Person { seq: u64 },
+    /// A meter that began or ended to serve.
+    Meter { id: u32, at: Instant },
+    /// A person, who names the movement that is put right.
+    Movement { number: u64 },
 }
 
 impl From<Customer> for CustomerView {
@@ -219,9 +227,11 @@ impl From<Account> for AccountView {
 impl From<LedgerPoint> for MovementView {
     fn from(point: LedgerPoint) -> Self {
         let stamp = |second| Instant(meter::UnixSeconds(second));
+        let kind = LedgerKind::from_code(point.kind);
         Self {
             number: point.number,
-            kind: LedgerKind::from_code(point.kind).map_or("unknown", kind_name),
+            kind: kind.map_or("unknown", LedgerKind::name),
+            contra: kind.map_or("unknown", |kind| kind.contra().name()),
             amount: Amount(Money::from_ticks(point.amount_ticks)),
             balance: Amount(Money::from_ticks(point.balance_ticks)),
             at: stamp(point.at),
@@ -233,21 +243,12 @@ impl From<LedgerPoint> for MovementView {
                 },
                 2 => CauseView::Period { start: stamp(point.cause_from) },
                 3 => CauseView::Purchase { id: point.cause_id },
+                5 => CauseView::Meter { id: point.cause_meter_id, at: stamp(point.cause_from) },
+                6 => CauseView::Movement { number: point.cause_id },
                 _ => CauseView::Person { seq: point.cause_id },
             },
+            seq: point.seq,
         }
-    }
-}
-
-const fn kind_name(kind: LedgerKind) -> &'static str {
-    match kind {
-        LedgerKind::Energy => "energy",
-        LedgerKind::StandingDay => "standing_day",
-        LedgerKind::StandingMonth => "standing_month",
-        LedgerKind::Purchase => "purchase",
-        LedgerKind::Fee => "fee",
-        LedgerKind::Tax => "tax",
-        LedgerKind::Adjustment => "adjustment",
     }
 }
 

@@ -305,6 +305,7 @@ impl History for Rows3 {
             cause_from: 1,
             cause_to: 2,
             cause_id: 3,
+            seq: 4,
         };
         let rows = (after + 1..=4).take(usize::try_from(rows_max).unwrap()).map(point).collect();
         Box::pin(async move { Ok(rows) })

@@ -152,16 +152,18 @@ pub struct LedgerPoint {
     pub amount_ticks: i64,
     /// Balance after it, ticks.
     pub balance_ticks: i64,
-    /// 1 readings, 2 period, 3 purchase, 4 person.
+    /// 1 readings, 2 period, 3 purchase, 4 person, 5 meter, 6 movement.
     pub cause: u8,
-    /// Readings: the meter.
+    /// Readings, meter: the meter.
     pub cause_meter_id: u32,
-    /// Readings: from this stamp; period: its start.
+    /// Readings: from this stamp; period: its start; meter: when.
     pub cause_from: u32,
     /// Readings: to this stamp.
     pub cause_to: u32,
-    /// Purchase: its id; person: the entry.
+    /// Purchase: its id; person: the entry; movement: its number.
     pub cause_id: u64,
+    /// The entry that made it.
+    pub seq: u64,
 }
 
 /// A stored alarm event.
@@ -388,7 +390,7 @@ impl History {
             .query(&format!(
                 "SELECT number, toUInt32(at), toUInt8(kind), amount_ticks, balance_ticks, \
                  toUInt8(cause), cause_meter_id, toUInt32(cause_from), toUInt32(cause_to), \
-                 cause_id FROM {}.ledger FINAL WHERE account_id = ? AND number > ? \
+                 cause_id, seq FROM {}.ledger FINAL WHERE account_id = ? AND number > ? \
                  ORDER BY number LIMIT ?",
                 self.name
             ))

@@ -231,11 +231,13 @@ impl Row for LedgerRow {
         "account_id" "UInt32" = |r| r.account.0;
         "number" "UInt64" = |r| r.number;
         "at" "DateTime('UTC')" = |r| r.at.0;
-        "kind" "Enum8('energy' = 1, 'standing_day' = 2, 'standing_month' = 3, 'purchase' = 4, 'fee' = 5, 'tax' = 6, 'adjustment' = 7)" =
+        "kind" "Enum8('energy' = 1, 'standing_day' = 2, 'standing_month' = 3, 'purchase' = 4, 'fee' = 5, 'tax' = 6, 'adjustment' = 7, 'debt_recovery' = 8, 'emergency_given' = 9, 'emergency_repaid' = 10, 'correction' = 11, 'refund' = 12, 'reversal' = 13, 'transfer' = 14, 'opening_balance' = 15, 'free_issue' = 16, 'debt_agreed' = 17, 'bound' = 18, 'token' = 19)" =
             |r| r.kind.code();
+        "contra" "Enum8('revenue' = 1, 'cash_in_transit' = 2, 'fees' = 3, 'taxes' = 4, 'debt' = 5, 'emergency_credit' = 6, 'adjustments' = 7, 'transfers' = 8, 'opening' = 9, 'grants' = 10, 'suspense' = 11, 'meter_credit' = 12)" =
+            |r| r.kind.contra().code();
         "amount_ticks" "Int64" = |r| r.amount.ticks();
         "balance_ticks" "Int64" = |r| r.balance.ticks();
-        "cause" "Enum8('readings' = 1, 'period' = 2, 'purchase' = 3, 'person' = 4)" =
+        "cause" "Enum8('readings' = 1, 'period' = 2, 'purchase' = 3, 'person' = 4, 'meter' = 5, 'movement' = 6)" =
             |r| CauseParts::of(r.cause).kind;
         "cause_meter_id" "UInt32" = |r| CauseParts::of(r.cause).meter;
         "cause_from" "DateTime('UTC')" = |r| CauseParts::of(r.cause).from;
@@ -392,6 +394,13 @@ impl CauseParts {
             Cause::Period(from) => Self { kind: 2, from: from.0, ..Self::default() },
             Cause::Purchase(id) => Self { kind: 3, id, ..Self::default() },
             Cause::Person(Seq(id)) => Self { kind: 4, id, ..Self::default() },
+            Cause::Meter { meter, at } => {
+                Self { kind: 5, meter: meter.0, from: at.0, ..Self::default() }
+            }
+            // The number stands where a purchase's id does; `seq` has the entry.
+            Cause::Movement { number, .. } => {
+                Self { kind: 6, id: number.into(), ..Self::default() }
+            }
         }
     }
 }
@@ -443,6 +452,11 @@ mod tests {
             Table::Ledger,
             "kind",
             &meter::LedgerKind::ALL.iter().map(|c| c.code()).collect::<Vec<_>>(),
+        );
+        check(
+            Table::Ledger,
+            "contra",
+            &meter::Contra::ALL.iter().map(|c| c.code()).collect::<Vec<_>>(),
         );
         check(
             Table::Intervals,
