@@ -1,6 +1,8 @@
 -- Tables of Meterd, version 1. Statements end with a line that holds only `;`.
--- Holes, filled by the server's version: {db}, {codec:…}, {ttl:column}, {dedup}.
+-- Holes, filled by the server's version: {db}, {codec:…}, {ttl:column}.
 -- Every key comes from the log, so a row sent twice is one row under FINAL: read with FINAL.
+-- No non_replicated_deduplication_window: ClickHouse notes a block there before its part is
+-- committed, so a block cut by a crash in between would be dropped when it is sent again.
 -- Units stand in the names: Wh, mV, mA, W, var, milli = 1/1000, mhz = 1/1000 Hz,
 -- ticks = 1/10,000,000 of the currency unit. Instants are UTC.
 
@@ -35,7 +37,7 @@ ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(taken_at)
 ORDER BY (meter_id, taken_at, seq)
 {ttl:taken_at}
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.intervals
@@ -68,7 +70,7 @@ ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(start)
 ORDER BY (meter_id, start)
 {ttl:start}
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.ledger
@@ -89,7 +91,7 @@ CREATE TABLE IF NOT EXISTS {db}.ledger
 ENGINE = ReplacingMergeTree(seq)
 PARTITION BY toYYYYMM(at)
 ORDER BY (account_id, number)
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.alarms
@@ -106,7 +108,7 @@ CREATE TABLE IF NOT EXISTS {db}.alarms
 ENGINE = ReplacingMergeTree(seq)
 PARTITION BY toYYYYMM(at)
 ORDER BY (subject, subject_id, at, code, state, seq)
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.gaps
@@ -121,7 +123,7 @@ CREATE TABLE IF NOT EXISTS {db}.gaps
 ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(gap_from)
 ORDER BY (meter_id, gap_from)
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.line_loss
@@ -137,7 +139,7 @@ CREATE TABLE IF NOT EXISTS {db}.line_loss
 ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(start)
 ORDER BY (transformer_id, start)
-SETTINGS index_granularity = 8192{dedup}
+SETTINGS index_granularity = 8192
 ;
 
 CREATE TABLE IF NOT EXISTS {db}.meters

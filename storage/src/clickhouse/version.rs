@@ -16,7 +16,7 @@ pub struct ServerVersion {
 impl ServerVersion {
     /// The oldest that is supported: what Debian ships.
     pub const OLDEST: Self = Self { year: 18, release: 16 };
-    /// From here on codecs, TTL, LowCardinality, deduplication tokens and windows are all there.
+    /// From here on codecs, TTL, LowCardinality, deduplication tokens are all there.
     const MODERN: Self = Self { year: 22, release: 8 };
 
     /// Reads what `SELECT version()` says: `26.7.2.1`, `18.16.1`.
