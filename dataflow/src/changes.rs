@@ -33,6 +33,21 @@ impl Books {
                     purchase.at
                 });
             }
+            Change::Sale(sale) => {
+                self.with_account(sale.account, seq, |account, _, effects| {
+                    for line in &sale.lines {
+                        let movement = Movement {
+                            account: sale.account,
+                            kind: line.kind,
+                            amount: line.amount,
+                            at: sale.at,
+                            cause: Cause::Purchase(sale.sale.0),
+                        };
+                        account.enter(movement, seq, &mut effects.ledger);
+                    }
+                    sale.at
+                });
+            }
             Change::Adjust(adjust) => {
                 self.with_account(adjust.account, seq, |account, _, effects| {
                     let movement = Movement {

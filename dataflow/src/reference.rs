@@ -114,6 +114,7 @@ impl Reference {
                 | Change::Install(_)
                 | Change::Remove(_)
                 | Change::Purchase(_)
+                | Change::Sale(_)
                 | Change::Adjust(_)
                 | Change::Resolve(_) => return None,
             }

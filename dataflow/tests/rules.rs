@@ -6,11 +6,11 @@
 mod support;
 
 use meter::{
-    AccountId, Adjustment, AlarmCode, AlarmState, CalendarId, Change, Current, Decision, Effects,
-    Energy, Entry, EventCode, Fields, GapState, GatewayId, Holidays, Installation, LedgerKind,
-    LocalDate, MeterEvent, MeterId, MeterRecord, Mode, Money, Outcome, Purchase, PurchaseId,
-    QuarantineReason, Reading, Removal, Resolution, Role, Seq, Subject, TransformerId, UnixSeconds,
-    Voltage,
+    AccountId, Adjustment, AlarmCode, AlarmState, CalendarId, Cause, Change, Current, Decision,
+    Effects, Energy, Entry, EventCode, Fields, GapState, GatewayId, Holidays, Installation,
+    LedgerKind, LocalDate, MeterEvent, MeterId, MeterRecord, Mode, Money, Outcome, Purchase,
+    PurchaseId, QuarantineReason, Reading, Removal, Resolution, Role, Sale, SaleLine, Seq, Subject,
+    TransformerId, UnixSeconds, Voltage,
 };
 use support::{Node, install, reading, record, terms, version};
 
@@ -428,6 +428,31 @@ fn without_a_start_register_the_earliest_reading_is_the_base() {
     feed(&mut node, &[reading(1, at(2), 200), reading(1, at(3), 300)]);
     assert_eq!(node.end().balance(1), -300 * 5000);
     assert_eq!(node.end().intervals.len(), 3);
+}
+
+/// The lines of a sale are entered as they stand, in their order; a line of nothing makes no row.
+#[test]
+fn a_sale_is_entered_line_by_line() {
+    let mut node = node();
+    let line = |kind, ticks| SaleLine { kind, amount: Money::from_ticks(ticks) };
+    let lines = vec![
+        line(LedgerKind::Purchase, 1000),
+        line(LedgerKind::DebtRecovery, -200),
+        line(LedgerKind::Fee, 0),
+        line(LedgerKind::Token, -800),
+    ];
+    let sale = Sale { sale: PurchaseId(9), account: AccountId(1), at: at(1), lines };
+    node.change(vec![Change::Sale(sale)]);
+    let rows = node.all.ledger.iter();
+    let rows: Vec<_> = rows.map(|row| (row.kind, row.amount.ticks(), row.cause)).collect();
+    let cause = Cause::Purchase(9);
+    let want = [
+        (LedgerKind::Purchase, 1000, cause),
+        (LedgerKind::DebtRecovery, -200, cause),
+        (LedgerKind::Token, -800, cause),
+    ];
+    assert_eq!(rows, want);
+    assert_eq!(node.end().balance(1), 0);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, CalendarId, Current, CustomerId, Energy, GatewayId, LocalDate, MeterId, Money,
-    PlanId, PurchaseId, Seq, TariffVersion, TransformerId, UnixSeconds, Voltage,
+    AccountId, CalendarId, Current, CustomerId, Energy, GatewayId, LedgerKind, LocalDate, MeterId,
+    Money, PlanId, PurchaseId, Seq, TariffVersion, TransformerId, UnixSeconds, Voltage,
 };
 
 /// One change of what exists or of money.
@@ -26,8 +26,10 @@ pub enum Change {
     Install(Installation),
     /// A meter ends to serve an account.
     Remove(Removal),
-    /// Money came in.
+    /// Money came in; fee and tax follow from the tariff in force.
     Purchase(Purchase),
+    /// A point of sale moved money; its lines are those of the receipt.
+    Sale(Sale),
     /// A signed correction by a person, or an opening balance.
     Adjust(Adjustment),
     /// A person settled a quarantined reading.
@@ -131,6 +133,31 @@ pub struct Purchase {
     pub paid: Money,
     /// When.
     pub at: UnixSeconds,
+}
+
+/// What a point of sale did, line by line as the receipt has it: a purchase with its debt
+/// recovery, fee and tax, the value handed to a meter by token, a reversal, a refund, a free issue.
+/// The lines are worked out once, where the sale is made durable, so that receipt and books agree
+/// by construction.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sale {
+    /// Which sale: the cause of its movements. A reversal or refund names the sale it takes back.
+    pub sale: PurchaseId,
+    /// For which account.
+    pub account: AccountId,
+    /// When.
+    pub at: UnixSeconds,
+    /// The movements, in the order in which they are entered.
+    pub lines: Vec<SaleLine>,
+}
+
+/// One movement of a sale.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SaleLine {
+    /// What it is.
+    pub kind: LedgerKind,
+    /// Signed; negative takes from the balance.
+    pub amount: Money,
 }
 
 /// A signed entry by a person.

@@ -35,7 +35,7 @@ mod stored;
 pub use calendar::{LocalCalendar, LocalDate, LocalQuarter, ZoneError};
 pub use change::{
     AccountTerms, Adjustment, AlarmPolicy, Change, Decision, Holidays, Installation, MeterRecord,
-    Mode, Policy, Purchase, Removal, Resolution, Role,
+    Mode, Policy, Purchase, Removal, Resolution, Role, Sale, SaleLine,
 };
 pub use effect::{
     AlarmCode, AlarmRow, AlarmState, BalanceRow, Effects, GapRow, GapState, IntervalQuality,
