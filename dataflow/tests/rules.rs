@@ -441,7 +441,7 @@ fn a_sale_is_entered_line_by_line() {
         line(LedgerKind::Fee, 0),
         line(LedgerKind::Token, -800),
     ];
-    let sale = Sale { sale: PurchaseId(9), account: AccountId(1), at: at(1), lines };
+    let sale = Sale { sale: PurchaseId(9), account: AccountId(1), at: UnixSeconds(at(1)), lines };
     node.change(vec![Change::Sale(sale)]);
     let rows = node.all.ledger.iter();
     let rows: Vec<_> = rows.map(|row| (row.kind, row.amount.ticks(), row.cause)).collect();

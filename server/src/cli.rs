@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::sts::StsCommand;
+
 /// Smart prepaid electricity on one node.
 #[derive(Debug, Parser)]
 #[command(name = "meterd", version, about, disable_help_subcommand = true)]
@@ -25,6 +27,9 @@ pub enum Command {
     /// Look into a node's log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Make, read, explain and check tokens of IEC 62055-41 (STS).
+    #[command(subcommand)]
+    Sts(StsCommand),
     /// Read a settings file and say what is wrong with it.
     CheckConfig {
         /// The file.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{decode, demo, logs, node};
+use server::{decode, demo, logs, node, sts};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Decode(options) => decode::run(&options),
         Command::Log(command) => logs::run(&command),
+        Command::Sts(command) => sts::run(&command),
         Command::CheckConfig { file } => node::check_config(&file),
         Command::Engine => return engine(),
     };

@@ -1,7 +1,8 @@
 //! Instants in UTC as text, `2014-03-01T13:00:00Z`, from 1970 to 2199.
 
-/// Seconds since 1970 of an instant in text.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+/// Seconds since 1970 of an instant in text; `None` when it does not read.
+#[must_use]
+pub fn parse(text: &str) -> Option<u64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let [year, month, day] = numbers(date, '-')?;
     let [hour, minute, second] = numbers(time, ':')?;
@@ -21,7 +22,8 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
 }
 
 /// The text of an instant; `None` past the last year.
-pub(crate) fn format(at_s: u64) -> Option<String> {
+#[must_use]
+pub fn format(at_s: u64) -> Option<String> {
     let mut days = at_s / DAY_S;
     let mut year = YEARS.start;
     while days >= days_in(year) {

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::block::{Frame, insert_class, remove_class};
 use crate::codes::EncryptionAlgorithm;
-use crate::key::DecoderKey;
+use crate::key::{DecoderKey, KeyCheckValue};
 use crate::misty1::Misty1;
 use crate::number::TokenNumber;
 use crate::sta::Sta;
@@ -50,6 +50,14 @@ impl TokenCipher {
                 Inner::Ea07 { key: Zeroizing::new(u64::from_be_bytes(*short)), sta }
             }
         })
+    }
+
+    /// Three bytes by which two people can tell that they hold the same key: of the encryption of
+    /// zeros.
+    #[must_use]
+    pub fn check_value(&self) -> KeyCheckValue {
+        let [a, b, c, ..] = self.encrypt(0).to_be_bytes();
+        KeyCheckValue([a, b, c])
     }
 
     /// The algorithm.

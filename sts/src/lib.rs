@@ -89,6 +89,7 @@ mod tid_store;
 mod scheme;
 
 mod civil;
+pub use civil::{format as format_instant, parse as parse_instant};
 pub mod conformance;
 mod express;
 

@@ -253,8 +253,7 @@ impl SecurityModule for SoftModule {
     }
 
     fn derive(&self, meter: &MeterConfig) -> Result<KeyCheckValue, VaultError> {
-        let [a, b, c, ..] = self.cipher(meter)?.encrypt(0).to_be_bytes();
-        Ok(KeyCheckValue([a, b, c]))
+        Ok(self.cipher(meter)?.check_value())
     }
 
     fn issue(&self, request: &IssueRequest, now_s: u64) -> Result<TokenNumber, VaultError> {
