@@ -23,6 +23,7 @@ test: lib ## format, lints, tests, docs: the same in CI
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 
 bench: lib ## ratios against the bare loop and the raw socket, within one run
+	$(CARGO) build --release --locked -p server
 	$(CARGO) run --release --locked -p benches -- $(ARGS)
 
 soak: lib ## the demo with the node killed at random, again and again (ROUNDS=10)

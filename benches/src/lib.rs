@@ -3,5 +3,9 @@
 //! **Invariant:** a bench prints what it measured; none fails because a machine is slow, all fail
 //! when a result is wrong.
 
+pub mod memory;
+pub mod rows;
+pub mod simulated;
+pub mod tcp;
 pub mod udp;
 pub mod w1;

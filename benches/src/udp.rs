@@ -100,7 +100,9 @@ pub fn run(load: Load, folder: &Path) -> io::Result<Report> {
         thread.join().expect("the echo does not panic")?;
         run
     };
-    let node = Node::start(load, folder)?;
+    let template = template();
+    let registrations = (1..=load.meters).map(|number| registration(number, template)).collect();
+    let node = Node::start(load.meters, registrations, 16, folder)?;
     let run = generate(&frames, node.udp, load.window)?;
     let stats = node.stop();
     std::fs::remove_dir_all(folder)?;
@@ -183,11 +185,11 @@ fn seal(meter: &Registration, counter: u32, measured: &Measured) -> Vec<u8> {
     Wrapper::frame(1, 1, &mut frame, |w| sealing.general_glo(plain, w)).expect("fits").to_vec()
 }
 
-fn template() -> u16 {
+pub(crate) fn template() -> u16 {
     Templates::built_in().find(Templates::SINGLE).expect("is built in").0
 }
 
-fn registration(number: u32, template: u16) -> Registration {
+pub(crate) fn registration(number: u32, template: u16) -> Registration {
     let key = u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
     let mut title = *b"MTD\0\0\0\0\0";
     title[4..].copy_from_slice(&number.to_be_bytes());
@@ -404,8 +406,9 @@ fn check(result: libc::c_int) -> io::Result<usize> {
 }
 
 /// The node's side.
-struct Node {
-    udp: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) udp: SocketAddr,
+    pub(crate) tcp: SocketAddr,
     running: ingest::Running,
     writer: thread::JoinHandle<()>,
     books: thread::JoinHandle<()>,
@@ -446,22 +449,28 @@ impl Log for Channels {
 }
 
 impl Node {
-    fn start(load: Load, folder: &Path) -> io::Result<Self> {
+    /// A node with these devices and a log in `folder`, which must not exist.
+    pub(crate) fn start(
+        meters: u32,
+        registrations: Vec<Registration>,
+        connections_max: u32,
+        folder: &Path,
+    ) -> io::Result<Self> {
         let (submissions, submitted) = bounded(64);
         let (answered, outcomes) = bounded(128);
         let (emptied, buffers) = bounded(128);
         let log = Box::new(Channels { submissions, outcomes, buffers });
-        let template = template();
-        let registrations = (1..=load.meters).map(|number| registration(number, template));
-        let directory = Directory::build(load.meters, registrations).map_err(io::Error::other)?;
+        let devices = meters + connections_max;
+        let directory = Directory::build(devices, registrations).map_err(io::Error::other)?;
         let start = Instant::now();
         let clock = Clock {
             wall: Arc::new(|| UnixSeconds(1_800_000_000)),
             monotonic: Arc::new(move || start.elapsed()),
         };
         let templates = Arc::new(Templates::built_in());
-        let ingest = Ingest::bind(config(), Arc::new(directory), templates, clock, vec![log])
-            .map_err(io::Error::other)?;
+        let ingest =
+            Ingest::bind(config(connections_max), Arc::new(directory), templates, clock, vec![log])
+                .map_err(io::Error::other)?;
         let waker = ingest.wakers().remove(0);
         let origin =
             Origin { outcomes: answered, buffers: emptied, wake: Arc::new(move || waker.wake()) };
@@ -500,10 +509,16 @@ impl Node {
             }
         })?;
         let running = ingest.spawn().map_err(io::Error::other)?;
-        Ok(Self { udp: running.bound().udp, running, writer, books })
+        let (udp, tcp) = (running.bound().udp, running.bound().tcp);
+        Ok(Self { udp, tcp, running, writer, books })
     }
 
-    fn stop(self) -> Stats {
+    /// Connections that the node holds.
+    pub(crate) fn connections(&self) -> u32 {
+        self.running.meters().stats().connections
+    }
+
+    pub(crate) fn stop(self) -> Stats {
         let stats = self.running.shutdown(Duration::from_secs(5));
         self.writer.join().expect("the log's writer does not panic");
         self.books.join().expect("the books do not panic");
@@ -511,7 +526,7 @@ impl Node {
     }
 }
 
-fn config() -> Config {
+fn config(connections_max: u32) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Config {
         udp_listen: any,
@@ -524,9 +539,9 @@ fn config() -> Config {
         entries_max: 1024,
         age_ms_max: 5,
         batches_in_flight_max: 64,
-        connections_max: 16,
+        connections_max,
         files_reserved: 256,
-        sessions_max: 16,
+        sessions_max: connections_max,
         failures: FailureLimit { burst: 64, per_s: 8 },
         hello_ms_max: 5_000,
         frame_age_ms_max: 5_000,

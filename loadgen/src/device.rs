@@ -209,6 +209,12 @@ impl<Cargo> Flight<Cargo> {
         self.retry_at = now.wall + doubled + jitter;
     }
 
+    /// Counts the waiting from when it was due, `late_s` ago by a clock of this pace.
+    pub(crate) fn was_due(&mut self, late_s: u32, pace: u32) {
+        let late = Duration::from_secs(u64::from(late_s)) / pace.max(1);
+        self.sent_first = self.sent_first.saturating_sub(late);
+    }
+
     pub(crate) fn waited(&self, now: Now) -> Duration {
         now.wall.saturating_sub(self.sent_first)
     }

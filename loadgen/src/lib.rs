@@ -15,6 +15,7 @@ mod seed;
 mod backlog;
 mod device;
 mod plan;
+mod sum;
 mod virtual_gateway;
 mod virtual_meter;
 
@@ -32,4 +33,4 @@ pub use device::{Identity, Now, Received, Retry, Sent, Wake, frame_counter};
 pub use plan::{Holdback, MeterClock, MeterPlan, VoltageSpell, World};
 pub use seed::{Seed, gateway_title, meter_title, mix};
 pub use virtual_gateway::{METERS_MAX, VirtualGateway};
-pub use virtual_meter::{STORE_S, VirtualMeter};
+pub use virtual_meter::{SPIKE_WH, STORE_S, VirtualMeter};

@@ -15,6 +15,8 @@ pub struct World {
     pub retry: Retry,
     /// Frames a device has on the way at a time.
     pub window: u8,
+    /// Seconds of the devices' day in a second of the steady clock, ≥ 1.
+    pub pace: u32,
 }
 
 /// What a virtual meter is and does.

@@ -53,6 +53,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// That of a load at `at`.
+    #[must_use]
+    pub fn of(load: Load, at: UnixSeconds) -> Self {
+        FeederWeek::shared().sample(load, at)
+    }
+
     /// The same voltage with nothing switched on.
     #[must_use]
     pub fn without_load(self) -> Self {
@@ -80,6 +86,25 @@ impl Sample {
 pub struct Work(u64);
 
 impl Work {
+    /// All work of a load up to `at`.
+    #[must_use]
+    pub fn of(load: Load, at: UnixSeconds) -> Self {
+        FeederWeek::shared().work(load, at)
+    }
+
+    /// The part of it in the hours of a rate.
+    #[must_use]
+    pub fn of_rate(load: Load, at: UnixSeconds, rate: u8) -> Self {
+        FeederWeek::shared().rate_work(load, at, rate)
+    }
+
+    /// So many thousandths of it.
+    #[must_use]
+    pub fn milli(self, thousandths: u16) -> Self {
+        let part = u128::from(self.0) * u128::from(thousandths) / 1000;
+        Self(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+
     /// The work since `earlier`.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Self {

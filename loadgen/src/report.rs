@@ -1,5 +1,7 @@
 //! What a run did: counters and latencies, and a report that merges those of several drivers.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -35,7 +37,13 @@ pub struct Stats {
     pub send_blocked: u64,
     /// Errors of datagram sockets, such as a node that is away.
     pub socket_errors: u64,
-    /// From first sending to confirmation, µs.
+    /// Times that a device's reading was due by the time of day.
+    pub scheduled: u64,
+    /// Of these, polled more than 20 ms late: the generator's own lateness.
+    pub late: u64,
+    /// The latest.
+    pub late_most: Duration,
+    /// From when a reading was due to its confirmation, µs.
     pub latency: Histogram<u64>,
 }
 
@@ -64,7 +72,13 @@ pub struct Report {
     pub connects: u64,
     /// Connections that broke.
     pub disconnects: u64,
-    /// From first sending to confirmation.
+    /// Readings due, the generator's sends that were late by more than 20 ms, and the latest in ms.
+    pub scheduled: u64,
+    /// See `scheduled`.
+    pub late: u64,
+    /// See `scheduled`.
+    pub late_most_ms: u64,
+    /// From when a reading was due to its confirmation.
     pub latency: Percentiles,
     /// Faults on the way to the node.
     pub faults_up: FaultCounts,
@@ -108,6 +122,9 @@ impl Stats {
             disconnects: 0,
             send_blocked: 0,
             socket_errors: 0,
+            scheduled: 0,
+            late: 0,
+            late_most: Duration::ZERO,
             latency: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
                 .expect("the bounds are in order"),
         }
@@ -123,6 +140,20 @@ impl Stats {
         self.frames_sent += 1;
         self.rows_sent += u64::from(sent.rows);
         self.retries += u64::from(sent.is_retry);
+    }
+}
+
+impl Percentiles {
+    /// Those of a histogram of microseconds.
+    #[must_use]
+    pub fn of(latency: &Histogram<u64>) -> Self {
+        Self {
+            p50_us: latency.value_at_quantile(0.5),
+            p90_us: latency.value_at_quantile(0.9),
+            p99_us: latency.value_at_quantile(0.99),
+            p999_us: latency.value_at_quantile(0.999),
+            max_us: latency.max(),
+        }
     }
 }
 
@@ -150,13 +181,14 @@ impl Report {
             foreign: sum(|stats| stats.foreign),
             connects: sum(|stats| stats.connects),
             disconnects: sum(|stats| stats.disconnects),
-            latency: Percentiles {
-                p50_us: latency.value_at_quantile(0.5),
-                p90_us: latency.value_at_quantile(0.9),
-                p99_us: latency.value_at_quantile(0.99),
-                p999_us: latency.value_at_quantile(0.999),
-                max_us: latency.max(),
-            },
+            scheduled: sum(|stats| stats.scheduled),
+            late: sum(|stats| stats.late),
+            late_most_ms: stats
+                .iter()
+                .map(|stats| u64::try_from(stats.late_most.as_millis()).unwrap_or(u64::MAX))
+                .max()
+                .unwrap_or_default(),
+            latency: Percentiles::of(&latency),
             faults_up: direction(0),
             faults_down: direction(1),
         }

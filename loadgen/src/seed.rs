@@ -22,6 +22,11 @@ pub(crate) enum Purpose {
     Load,
     Clock,
     Delay,
+    Theft,
+    Outage,
+    Rollover,
+    Spike,
+    Purchase,
 }
 
 /// The finaliser of splitmix64: a bijection of 64 bits that leaves no visible pattern.

@@ -10,9 +10,13 @@ use meter::{Energy, Relay, UnixSeconds};
 use crate::backlog::Backlog;
 use crate::device::{Flight, Identity, Now, Received, Sent, Wake};
 use crate::plan::{Holdback, MeterPlan, VoltageSpell, World};
-use crate::profile::{FeederWeek, Sample, Work};
+use crate::profile::{Load, Sample, Work};
 use crate::seed::Purpose;
+use crate::sum::LoadSum;
 use crate::{Seed, mix};
+
+/// How much too high a spoilt register is told.
+pub const SPIKE_WH: u64 = 10_000_000;
 
 /// How far back a meter's own store reaches.
 pub const STORE_S: u32 = 60 * 86_400;
@@ -40,6 +44,12 @@ pub struct VirtualMeter {
 struct Rare {
     spells: Vec<VoltageSpell>,
     holdback: Option<(Holdback, Backlog)>,
+    /// Loads it meters besides its own, as a transformer's total meter does.
+    sum: Option<LoadSum>,
+    /// No mains from the first stamp until before the second: nothing is metered or read.
+    outage: Option<(UnixSeconds, UnixSeconds)>,
+    /// The stamp whose register is told far too high.
+    spike: Option<UnixSeconds>,
     lost: u32,
 }
 
@@ -52,7 +62,7 @@ impl VirtualMeter {
         Self {
             identity: Identity::of_meter(world.seed, plan.ordinal),
             plan,
-            origin: FeederWeek::shared().work(plan.load, plan.first),
+            origin: Work::of(plan.load, plan.first),
             next: plan.first,
             backlog: Backlog::default(),
             flights: Vec::new(),
@@ -83,6 +93,46 @@ impl VirtualMeter {
         self.rare.get_or_insert_default().holdback = Some((holdback, Backlog::default()));
     }
 
+    /// Makes it meter these loads instead of its own, and lose so many thousandths more.
+    pub fn meter_sum(&mut self, loads: Vec<Load>, loss_milli: u16) {
+        let sum = LoadSum::new(loads, loss_milli, self.plan.first);
+        self.origin = Work::default();
+        self.rare.get_or_insert_default().sum = Some(sum);
+    }
+
+    /// Takes the mains away from `from` until before `to`.
+    pub fn black_out(&mut self, from: UnixSeconds, to: UnixSeconds) {
+        self.open.push((from, Some(to)));
+        self.rare.get_or_insert_default().outage = Some((from, to));
+    }
+
+    /// Makes it tell a register at `stamp` that cannot be: [`SPIKE_WH`] too high.
+    pub fn spike(&mut self, stamp: UnixSeconds) {
+        self.rare.get_or_insert_default().spike = Some(stamp);
+    }
+
+    /// How many readings it takes.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        match self.rare.as_ref().and_then(|rare| rare.outage) {
+            None => self.plan.readings(),
+            Some(_) => u64::try_from(self.stamps().count()).expect("a count fits"),
+        }
+    }
+
+    /// Whether the reading of `stamp` tells a register that cannot be.
+    #[must_use]
+    pub fn is_spike(&self, stamp: UnixSeconds) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.spike == Some(stamp))
+    }
+
+    /// The stamps of its readings, from the first to the last.
+    pub fn stamps(&self) -> impl Iterator<Item = UnixSeconds> {
+        let count = u32::try_from(self.plan.readings()).unwrap_or(u32::MAX);
+        let all = (0..count).map(|number| self.plan.first.plus(number * self.plan.period_s));
+        all.filter(|stamp| !self.is_dark(*stamp))
+    }
+
     /// Opens or closes the supply relay at `at`. While it is open nothing is consumed.
     pub fn switch(&mut self, relay: Relay, at: UnixSeconds) {
         match (relay, self.open.last_mut()) {
@@ -95,24 +145,28 @@ impl VirtualMeter {
     /// The cumulative import at `at`, in the width of the register.
     #[must_use]
     pub fn register(&self, at: UnixSeconds) -> Energy {
-        let week = FeederWeek::shared();
-        let work = self.metered(at, |at| week.work(self.plan.load, at), self.origin);
-        self.rolled(self.plan.start.wh() + work.floor().wh())
+        self.rolled(self.total(at).wh())
+    }
+
+    /// The cumulative import at `at` as a register without end would show it.
+    #[must_use]
+    pub fn total(&self, at: UnixSeconds) -> Energy {
+        let work = self.metered(at, |at| self.work(at), self.origin);
+        Energy::from_wh(self.plan.start.wh() + work.floor().wh())
     }
 
     /// All that the meter shows at `at`.
     #[must_use]
     pub fn measure(&self, world: &World, at: UnixSeconds) -> Measured {
-        let week = FeederWeek::shared();
         let relay = self.relay(at);
         // The stamp ends the quarter hour that the sample describes.
-        let sample = week.sample(self.plan.load, at.minus(1));
+        let sample = self.sample(at.minus(1));
         let sample = if relay == Relay::Closed { sample } else { sample.without_load() };
         let apparent = sample.apparent_va();
         let phases = usize::from(self.plan.phases);
         let mut measured = Measured {
             taken_at: at.0,
-            register_wh: self.register(at).wh(),
+            register_wh: self.told(at).wh(),
             rates_wh: [1, 2, 3, 4].map(|rate| Some(self.rate_register(at, rate).wh())),
             power_w: Some(sample.power.w()),
             reactive_var: Some(sample.reactive.var()),
@@ -144,7 +198,10 @@ impl VirtualMeter {
         while self.flights.len() < usize::from(world.window) {
             let Some(stamp) = self.backlog.pop().map(UnixSeconds) else { break };
             let invoke_id = self.invoke_id(stamp).id();
-            self.flights.push(Flight::new(invoke_id, stamp, now, world.retry));
+            let mut flight = Flight::new(invoke_id, stamp, now, world.retry);
+            // A reading that could not go when it was due has waited since then.
+            flight.was_due(now.clock.since(self.true_time(stamp)), world.pace);
+            self.flights.push(flight);
             self.transmit(world, stamp, false, send);
         }
         let retry_at = self.flights.iter().map(|flight| flight.retry_at).min();
@@ -197,6 +254,10 @@ impl VirtualMeter {
     pub(crate) fn take_due(&mut self, now: Now) {
         let (until, period) = (self.local(now.clock), self.plan.period_s);
         while self.next <= until && self.next <= self.plan.last {
+            if self.is_dark(self.next) {
+                self.next = self.next.plus(period);
+                continue;
+            }
             let held = self.rare.as_mut().and_then(|rare| rare.holdback.as_mut());
             match held {
                 Some((span, kept)) if (span.from..=span.to).contains(&self.next) => {
@@ -287,8 +348,40 @@ impl VirtualMeter {
         work(at).since(origin)
     }
 
+    /// The register that it tells, which a spike spoils.
+    fn told(&self, at: UnixSeconds) -> Energy {
+        let spike = if self.is_spike(at) { SPIKE_WH } else { 0 };
+        self.rolled(self.total(at).wh() + spike)
+    }
+
+    fn is_dark(&self, at: UnixSeconds) -> bool {
+        let outage = self.rare.as_ref().and_then(|rare| rare.outage);
+        outage.is_some_and(|(from, to)| from <= at && at < to)
+    }
+
+    fn work(&self, at: UnixSeconds) -> Work {
+        match self.rare.as_ref().and_then(|rare| rare.sum.as_ref()) {
+            Some(sum) => sum.work(at),
+            None => Work::of(self.plan.load, at),
+        }
+    }
+
+    fn rate_work(&self, at: UnixSeconds, rate: u8) -> Work {
+        match self.rare.as_ref().and_then(|rare| rare.sum.as_ref()) {
+            Some(sum) => sum.rate_work(at, rate),
+            None => Work::of_rate(self.plan.load, at, rate),
+        }
+    }
+
+    fn sample(&self, at: UnixSeconds) -> Sample {
+        match self.rare.as_ref().and_then(|rare| rare.sum.as_ref()) {
+            Some(sum) => sum.sample(at),
+            None => Sample::of(self.plan.load, at),
+        }
+    }
+
     fn rate_register(&self, at: UnixSeconds, rate: u8) -> Energy {
-        let work = |at| FeederWeek::shared().rate_work(self.plan.load, at, rate);
+        let work = |at| self.rate_work(at, rate);
         let metered = self.metered(at, work, work(self.plan.first));
         // What the register showed at first stands in equal parts, the rest in the last.
         let quarter = self.plan.start.wh() / 4;
@@ -340,7 +433,7 @@ mod tests {
 
     fn world() -> World {
         let retry = Retry { first: Duration::from_secs(1), max: Duration::from_secs(4) };
-        World { seed: Seed(11), retry, window: 2 }
+        World { seed: Seed(11), retry, window: 2, pace: 1 }
     }
 
     fn plan() -> MeterPlan {

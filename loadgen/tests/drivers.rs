@@ -21,7 +21,7 @@ const STEPS_MAX: u64 = 60_000;
 
 fn world() -> World {
     let retry = Retry { first: Duration::from_millis(40), max: Duration::from_millis(400) };
-    World { seed: Seed(7), retry, window: 4 }
+    World { seed: Seed(7), retry, window: 4, pace: 1 }
 }
 
 fn meters(ordinals: std::ops::Range<u32>, readings: u32) -> Vec<VirtualMeter> {
@@ -62,6 +62,7 @@ fn config(node: SocketAddr, faults: FaultPlan) -> DriverConfig {
         receive_buffer_bytes: 1 << 20,
         faults_up: faults,
         faults_down: faults,
+        smear_ms: 0,
         reconnect: Duration::from_millis(20),
     }
 }

@@ -83,6 +83,7 @@ fn readings(example: &Value, number: u8) -> BTreeMap<UnixSeconds, Energy> {
             max: std::time::Duration::from_secs(1),
         },
         window: 1,
+        pace: 1,
     };
     let plan = MeterPlan {
         ordinal: 1,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::simulate::Simulate;
 use crate::sts::StsCommand;
 
 /// Smart prepaid electricity on one node.
@@ -22,6 +23,8 @@ pub enum Command {
     Serve(Serve),
     /// Run a real feeder's week through a node on this machine and check every result.
     Demo(Demo),
+    /// Load-test a node with any fleet and fault, and check every result against the truth.
+    Simulate(Box<Simulate>),
     /// Decode frames, one JSON line each.
     Decode(Decode),
     /// Look into a node's log.

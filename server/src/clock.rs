@@ -45,6 +45,15 @@ impl Clock {
         }
     }
 
+    /// The instant in milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(self) -> u64 {
+        match self {
+            Self::System => unix_ms(),
+            Self::Virtual(time) => time.at_ms(unix_ms()),
+        }
+    }
+
     /// The clock as the closure that the parts take.
     #[must_use]
     pub fn source(self) -> Now {
@@ -55,14 +64,19 @@ impl Clock {
 impl Virtual {
     /// The virtual instant at a time of the machine.
     fn at(self, real_ms: u64) -> UnixSeconds {
+        UnixSeconds(u32::try_from(self.at_ms(real_ms) / 1000).unwrap_or(u32::MAX))
+    }
+
+    /// The same in milliseconds.
+    fn at_ms(self, real_ms: u64) -> u64 {
         let elapsed_ms = real_ms.saturating_sub(self.anchor_ms);
-        let fast_s = u64::from(self.end.since(self.start));
-        let fast_ms = fast_s.saturating_mul(1000) / u64::from(self.pace.max(1));
-        let virtual_s = match elapsed_ms.checked_sub(fast_ms) {
-            None => elapsed_ms.saturating_mul(u64::from(self.pace)) / 1000,
-            Some(after_ms) => fast_s.saturating_add(after_ms / 1000),
+        let (fast_ms, pace) =
+            (u64::from(self.end.since(self.start)) * 1000, u64::from(self.pace.max(1)));
+        let virtual_ms = match elapsed_ms.checked_sub(fast_ms / pace) {
+            None => elapsed_ms.saturating_mul(pace),
+            Some(after_ms) => fast_ms.saturating_add(after_ms),
         };
-        self.start.plus(u32::try_from(virtual_s).unwrap_or(u32::MAX))
+        u64::from(self.start.0) * 1000 + virtual_ms
     }
 
     /// How long the fast part lasts on the machine.

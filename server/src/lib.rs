@@ -26,6 +26,7 @@ pub mod decode;
 pub mod demo;
 pub mod http;
 pub mod logs;
+pub mod simulate;
 pub mod sts;
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{decode, demo, logs, node, sts};
+use server::{decode, demo, logs, node, simulate, sts};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => node::serve(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
         Command::Decode(options) => decode::run(&options),
         Command::Log(command) => logs::run(&command),
         Command::Sts(command) => sts::run(&command),

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use meter::UnixSeconds;
 
+use agenda::{Due, Instant};
+
 use crate::device::{Now, Received};
 use crate::faults::FaultPlan;
 use crate::report::Stats;
@@ -21,11 +23,15 @@ use crate::report::Stats;
 pub use tcp::TcpFleet;
 pub use udp::UdpFleet;
 
+/// A device that is polled this long after its time is late.
+const LATE: Duration = Duration::from_millis(20);
+
 /// The clocks of a run; whoever owns real ones gives them.
 #[derive(Clone)]
 pub struct Clocks {
-    /// The time of day of the meters: real, or started anywhere and running fast.
-    pub time: Arc<dyn Fn() -> UnixSeconds + Send + Sync>,
+    /// The time of day of the meters, milliseconds since 1970: real, or started anywhere and
+    /// running fast.
+    pub time_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// A steady clock from any origin, in real time.
     pub wall: Arc<dyn Fn() -> Duration + Send + Sync>,
 }
@@ -43,6 +49,9 @@ pub struct DriverConfig {
     pub faults_up: FaultPlan,
     /// Faults on the way back.
     pub faults_down: FaultPlan,
+    /// Devices that are due in the same second are spread over so many of its milliseconds; 0: they
+    /// send at once.
+    pub smear_ms: u16,
     /// TCP: wait before the first attempt to connect again; doubled up to 2 s.
     pub reconnect: Duration,
 }
@@ -51,7 +60,13 @@ impl Clocks {
     /// Both clocks, read now.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now { clock: (self.time)(), wall: (self.wall)() }
+        self.instant().now
+    }
+
+    fn instant(&self) -> Instant {
+        let clock_ms = (self.time_ms)();
+        let clock = UnixSeconds(u32::try_from(clock_ms / 1000).unwrap_or(u32::MAX));
+        Instant { now: Now { clock, wall: (self.wall)() }, clock_ms }
     }
 }
 
@@ -59,6 +74,18 @@ impl fmt::Debug for Clocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clocks").finish_non_exhaustive()
     }
+}
+
+/// The clocks as they stood when a device was due, so that what it does late counts from then;
+/// and counts the lateness. An open loop: a slow node or generator slows nothing down.
+fn when_due(stats: &mut Stats, due: Due, at: Instant, pace: u32) -> Now {
+    let Some(due_ms) = due.at_ms else { return at.now };
+    let late = Duration::from_millis(at.clock_ms.saturating_sub(due_ms)) / pace.max(1);
+    stats.scheduled += 1;
+    stats.late += u64::from(late > LATE);
+    stats.late_most = stats.late_most.max(late);
+    let clock = UnixSeconds(u32::try_from(due_ms / 1000).unwrap_or(u32::MAX));
+    Now { clock, wall: at.now.wall.saturating_sub(late) }
 }
 
 /// Counts what became of a frame from the node.

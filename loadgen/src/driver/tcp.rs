@@ -10,14 +10,15 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 use tracing::debug;
 
-use super::agenda::Agenda;
-use super::{Clocks, DriverConfig, note};
+use super::agenda::{Agenda, Instant};
+use super::{Clocks, DriverConfig, note, when_due};
 use crate::device::{Now, Wake};
 use crate::faults::{FaultCounts, Faults};
 use crate::mix;
 use crate::plan::World;
 use crate::report::Stats;
 use crate::virtual_gateway::VirtualGateway;
+use crate::virtual_meter::VirtualMeter;
 
 /// Gateways polled before the sockets are looked at again.
 const BURST: u32 = 64;
@@ -71,7 +72,7 @@ impl TcpFleet {
         clocks: Clocks,
     ) -> io::Result<Self> {
         let meters = gateways.iter().flat_map(VirtualGateway::meters);
-        let stats = Stats::new(meters.map(|meter| meter.plan().readings()).sum());
+        let stats = Stats::new(meters.map(VirtualMeter::readings).sum());
         let count = u32::try_from(gateways.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let post = |gateway| Post {
             gateway,
@@ -88,7 +89,7 @@ impl TcpFleet {
             posts: gateways.into_iter().map(post).collect(),
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
-            agenda: Agenda::new(count),
+            agenda: Agenda::new(count, config.smear_ms),
             up: Faults::new(config.faults_up, world.seed, 2),
             down: Faults::new(config.faults_down, world.seed, 3),
             stats,
@@ -112,6 +113,13 @@ impl TcpFleet {
         self.posts.iter().map(|post| &post.gateway)
     }
 
+    /// Connections that stand, and gateways in all.
+    #[must_use]
+    pub fn links(&self) -> (usize, usize) {
+        let open = self.posts.iter().filter(|post| matches!(post.link, Link::Open(_))).count();
+        (open, self.posts.len())
+    }
+
     /// Breaks every connection, as a power cut at the exchange would.
     pub fn cut(&mut self) {
         let now = self.clocks.now();
@@ -125,8 +133,10 @@ impl TcpFleet {
     /// # Errors
     /// When polling fails; a connection's own errors end the connection only.
     pub fn step(&mut self, timeout: Duration) -> io::Result<()> {
-        let now = self.clocks.now();
-        self.send_due(now);
+        let at = self.clocks.instant();
+        let now = at.now;
+        self.send_due(at);
+        let timeout = if self.agenda.is_due(at) { Duration::ZERO } else { timeout };
         let wakes = [self.agenda.next_wall(), self.up.wakes_at(), self.down.wakes_at()];
         let wake = wakes.into_iter().flatten().min();
         let wait = wake.map_or(timeout, |at| at.saturating_sub(now.wall).min(timeout));
@@ -152,14 +162,17 @@ impl TcpFleet {
         Ok(())
     }
 
-    fn send_due(&mut self, now: Now) {
+    fn send_due(&mut self, instant: Instant) {
+        let now = instant.now;
         for _ in 0..BURST {
-            let Some(index) = self.agenda.pop_due(now) else { break };
+            let Some(due) = self.agenda.pop_due(instant) else { break };
+            let index = due.index;
+            let was = when_due(&mut self.stats, due, instant, self.world.pace);
             let at = usize::try_from(index).expect("an index fits");
             self.connect_if_due(at, now);
             let Self { world, posts, up, stats, .. } = self;
             let post = &mut posts[at];
-            let mut wake = post.gateway.poll(world, now, &mut |sent| {
+            let mut wake = post.gateway.poll(world, was, &mut |sent| {
                 stats.count(&sent);
                 let out = &mut post.out;
                 up.pass(index, sent.frame, now.wall, &mut |_, frame| out.extend(frame));

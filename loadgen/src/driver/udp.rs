@@ -9,9 +9,9 @@ use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::agenda::Agenda;
+use super::agenda::{Agenda, Instant};
 use super::routes::Routes;
-use super::{Clocks, DriverConfig, note};
+use super::{Clocks, DriverConfig, note, when_due};
 use crate::device::{Now, Received, frame_counter};
 use crate::faults::{FaultCounts, Faults};
 use crate::plan::World;
@@ -57,7 +57,7 @@ impl UdpFleet {
             sockets.push(socket);
         }
         let count = u32::try_from(meters.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let stats = Stats::new(meters.iter().map(|meter| meter.plan().readings()).sum());
+        let stats = Stats::new(meters.iter().map(VirtualMeter::readings).sum());
         Ok(Self {
             world,
             clocks,
@@ -65,7 +65,7 @@ impl UdpFleet {
             sockets,
             poll,
             events: Events::with_capacity(1024),
-            agenda: Agenda::new(count),
+            agenda: Agenda::new(count, config.smear_ms),
             routes: Routes::default(),
             up: Faults::new(config.faults_up, world.seed, 0),
             down: Faults::new(config.faults_down, world.seed, 1),
@@ -96,8 +96,10 @@ impl UdpFleet {
     /// # Errors
     /// When polling fails; a socket's own errors are counted, since a node may go away and return.
     pub fn step(&mut self, timeout: Duration) -> io::Result<()> {
-        let now = self.clocks.now();
-        self.send_due(now);
+        let at = self.clocks.instant();
+        let now = at.now;
+        self.send_due(at);
+        let timeout = if self.agenda.is_due(at) { Duration::ZERO } else { timeout };
         let wakes = [self.agenda.next_wall(), self.up.wakes_at(), self.down.wakes_at()];
         let wake = wakes.into_iter().flatten().min();
         let wait = wake.map_or(timeout, |at| at.saturating_sub(now.wall).min(timeout));
@@ -110,15 +112,18 @@ impl UdpFleet {
         Ok(())
     }
 
-    fn send_due(&mut self, now: Now) {
+    fn send_due(&mut self, at: Instant) {
         let Self { world, meters, sockets, agenda, routes, up, stats, .. } = self;
+        let now = at.now;
         up.release(now.wall, &mut |route, frame| send(sockets, route, frame, stats));
         for _ in 0..BURST {
-            let Some(index) = agenda.pop_due(now) else { break };
+            let Some(due) = agenda.pop_due(at) else { break };
+            let index = due.index;
+            let was = when_due(stats, due, at, world.pace);
             let meter = &mut meters[usize::try_from(index).expect("an index fits")];
             let count = u32::try_from(sockets.len()).expect("at most 65535 sockets");
             let route = u16::try_from(index % count).expect("at most 65535 sockets");
-            let wake = meter.poll(world, now, &mut |sent| {
+            let wake = meter.poll(world, was, &mut |sent| {
                 stats.count(&sent);
                 routes.sent(sent.counter, index, now.wall);
                 up.pass(route, sent.frame, now.wall, &mut |route, frame| {

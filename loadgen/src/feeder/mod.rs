@@ -4,9 +4,9 @@
 //! wrong voltage. What the books must say at its end is known before it begins.
 
 mod expected;
-mod people;
+pub(crate) mod people;
 mod run;
-mod tariff;
+pub(crate) mod tariff;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -236,7 +236,7 @@ impl Feeder {
     #[must_use]
     pub const fn world(&self) -> World {
         let retry = Retry { first: Duration::from_millis(250), max: Duration::from_millis(2000) };
-        World { seed: self.seed, retry, window: 4 }
+        World { seed: self.seed, retry, window: 4, pace: 1 }
     }
 
     /// The meters that speak UDP: half of the consumers, and the transformer's.
@@ -379,6 +379,6 @@ fn byte(number: u32) -> u8 {
     u8::try_from(number).expect("a feeder has at most 255 sites")
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }

@@ -5,7 +5,7 @@ const GIVEN: [&str; 13] =
     ["伟", "芳", "娜", "敏", "静", "强", "磊", "洋", "艳", "勇", "杰", "丽娟", "建国"];
 
 /// The name of customer `number`; 156 are different.
-pub(super) fn name(number: u32) -> String {
+pub(crate) fn name(number: u32) -> String {
     let index = usize::try_from(number).unwrap_or_default();
     format!("{}{}", FAMILY[index % FAMILY.len()], GIVEN[index % GIVEN.len()])
 }

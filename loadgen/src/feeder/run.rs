@@ -44,6 +44,7 @@ impl FeederRun {
             receive_buffer_bytes: 1 << 20,
             faults_up,
             faults_down,
+            smear_ms: 0,
             reconnect: Duration::from_millis(50),
         };
         let (world, meters) = (feeder.world(), feeder.direct_meters());

@@ -8,7 +8,7 @@ use meter::{
 use super::{DAY_S, ZONE};
 
 /// The versions for the week that begins at `start`.
-pub(super) fn versions(start: UnixSeconds) -> Vec<TariffVersion> {
+pub(crate) fn versions(start: UnixSeconds) -> Vec<TariffVersion> {
     let calendar = LocalCalendar::new(ZONE).expect("the zone is compiled in");
     let first = calendar.local(start).date.first_of_year();
     let friday = calendar.local(start.plus(4 * DAY_S)).date;
@@ -16,6 +16,29 @@ pub(super) fn versions(start: UnixSeconds) -> Vec<TariffVersion> {
         version(first, [9000, 7000, 5283, 3000], [(30, 500), (60, 3000)], 5_000_000),
         version(friday, [9500, 7100, 5300, 2900], [(40, 450), (80, 2500)], 6_000_000),
     ]
+}
+
+/// A plan with one price and nothing else.
+pub(crate) fn flat(start: UnixSeconds) -> Vec<TariffVersion> {
+    let calendar = LocalCalendar::new(ZONE).expect("the zone is compiled in");
+    let always = profile(&[(0, 1)]);
+    let season = Season {
+        from: MonthDay { month: 1, day: 1 },
+        to: MonthDay { month: 12, day: 31 },
+        workday: always.clone(),
+        weekend: always.clone(),
+        holiday: always,
+    };
+    let plain = version(calendar.local(start).date.first_of_year(), [6000; 4], [(30, 0); 2], 0);
+    vec![TariffVersion {
+        prices: vec![Price::from_e4(6000)],
+        seasons: vec![season],
+        blocks: vec![Block { from_kwh: 0, adder: Price::from_e4(0) }],
+        standing_per_month: Money::ZERO,
+        tax_bp: 0,
+        fee: Money::ZERO,
+        ..plain
+    }]
 }
 
 fn version(

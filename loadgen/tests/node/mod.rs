@@ -226,9 +226,10 @@ impl Steps {
     pub(crate) fn clocks(&self) -> Clocks {
         let (by_time, by_wall) = (self.clone(), Arc::clone(&self.ticks));
         Clocks {
-            time: Arc::new(move || {
+            time_ms: Arc::new(move || {
                 let ticks = u32::try_from(by_time.ticks.load(Ordering::Relaxed)).unwrap();
-                by_time.start.plus(ticks.saturating_mul(by_time.seconds_per_tick))
+                u64::from(by_time.start.plus(ticks.saturating_mul(by_time.seconds_per_tick)).0)
+                    * 1000
             }),
             wall: Arc::new(move || Duration::from_millis(by_wall.load(Ordering::Relaxed))),
         }

@@ -6,31 +6,31 @@ use serde::Serialize;
 
 /// One line of the table.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub(super) struct Check {
+pub(crate) struct Check {
     /// What was checked.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it holds.
-    pub(super) ok: bool,
+    pub(crate) ok: bool,
     /// What was wanted.
-    pub(super) want: String,
+    pub(crate) want: String,
     /// What was found.
-    pub(super) got: String,
+    pub(crate) got: String,
 }
 
 /// All lines.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub(super) struct Checks(pub(super) Vec<Check>);
+pub(crate) struct Checks(pub(crate) Vec<Check>);
 
 impl Checks {
     /// Adds a line: `want` and `got` must print the same.
-    pub(super) fn equal(&mut self, name: &str, want: impl Display, got: impl Display) {
+    pub(crate) fn equal(&mut self, name: &str, want: impl Display, got: impl Display) {
         let (want, got) = (want.to_string(), got.to_string());
         self.0.push(Check { name: name.to_owned(), ok: want == got, want, got });
     }
 
     /// Adds a line for many pairs of a key, what was wanted of it and what was found; shows the
     /// count, and the first that differ.
-    pub(super) fn each<W: Display + PartialEq<G>, G: Display>(
+    pub(crate) fn each<W: Display + PartialEq<G>, G: Display>(
         &mut self,
         name: &str,
         rows: impl IntoIterator<Item = (String, W, Option<G>)>,
@@ -55,7 +55,7 @@ impl Checks {
 
     /// Whether all hold, and there are any.
     #[must_use]
-    pub(super) fn hold(&self) -> bool {
+    pub(crate) fn hold(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(|check| check.ok)
     }
 }

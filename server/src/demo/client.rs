@@ -10,11 +10,11 @@ use crate::http::{self, Call, HttpError};
 
 /// The Web API.
 #[derive(Clone, Debug)]
-pub(super) struct Api {
+pub(crate) struct Api {
     /// Where.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Of the administrator.
-    pub(super) token: String,
+    pub(crate) token: String,
 }
 
 impl Api {
@@ -22,7 +22,7 @@ impl Api {
     ///
     /// # Errors
     /// Of the connection, or what the API refused.
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string().into())
             .await
     }
@@ -31,7 +31,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub(super) async fn post_as(
+    pub(crate) async fn post_as(
         &self,
         path: &str,
         media: &str,
@@ -44,7 +44,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub(super) async fn top_up(
+    pub(crate) async fn top_up(
         &self,
         account: u64,
         key: &str,
@@ -60,7 +60,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub(super) async fn get(&self, path: &str) -> Result<Value, HttpError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, HttpError> {
         self.send("GET", path, &[], Vec::new()).await
     }
 
@@ -68,10 +68,10 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub(super) async fn list(&self, path: &str) -> Result<Vec<Value>, HttpError> {
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<Value>, HttpError> {
         let (mut items, mut after) = (Vec::new(), String::new());
         loop {
-            let page = self.get(&format!("{path}?limit=100{after}")).await?;
+            let page = self.get(&format!("{path}?limit=1000{after}")).await?;
             items.extend(page["items"].as_array().into_iter().flatten().cloned());
             match page["next"].as_str() {
                 Some(next) => after = format!("&after={next}"),
@@ -84,7 +84,7 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::post`].
-    pub(super) async fn ids(
+    pub(crate) async fn ids(
         &self,
         path: &str,
         by: &str,
@@ -114,15 +114,15 @@ impl Api {
 
 /// ClickHouse as an analyst.
 #[derive(Clone, Debug)]
-pub(super) struct Sql {
+pub(crate) struct Sql {
     /// Where.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Who.
-    pub(super) user: String,
+    pub(crate) user: String,
     /// How.
-    pub(super) password: String,
+    pub(crate) password: String,
     /// Which.
-    pub(super) database: String,
+    pub(crate) database: String,
 }
 
 impl Sql {
@@ -130,7 +130,7 @@ impl Sql {
     ///
     /// # Errors
     /// Of the connection, or what ClickHouse refused.
-    pub(super) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
         let headers = [
             ("x-clickhouse-user", self.user.as_str()),
             ("x-clickhouse-key", self.password.as_str()),
@@ -147,7 +147,7 @@ impl Sql {
     ///
     /// # Errors
     /// As [`Sql::rows`], and when there is none.
-    pub(super) async fn value(&self, query: &str) -> anyhow::Result<String> {
+    pub(crate) async fn value(&self, query: &str) -> anyhow::Result<String> {
         let rows = self.rows(query).await?;
         let first = rows.into_iter().flatten().next();
         first.ok_or_else(|| anyhow!("no answer to {query}"))
@@ -157,7 +157,7 @@ impl Sql {
     ///
     /// # Errors
     /// As [`Sql::rows`].
-    pub(super) async fn map(&self, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    pub(crate) async fn map(&self, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let rows = self.rows(query).await?;
         let pair = |row: Vec<String>| {
             let mut columns = row.into_iter();

@@ -5,11 +5,11 @@
 //! gateways speak to the node's sockets, buys credit, and at the end compares the node and
 //! ClickHouse with what the simulator knows.
 
-mod check;
-mod client;
-mod place;
-mod process;
-mod setup;
+pub(crate) mod check;
+pub(crate) mod client;
+pub(crate) mod place;
+pub(crate) mod process;
+pub(crate) mod setup;
 mod verdict;
 
 use std::fs;
@@ -132,8 +132,10 @@ impl Simulation {
         api: Api,
     ) -> anyhow::Result<Self> {
         let began = clock::instant();
-        let clocks =
-            Clocks { time: Clock::Virtual(week).source(), wall: Arc::new(move || began.elapsed()) };
+        let clocks = Clocks {
+            time_ms: Arc::new(move || Clock::Virtual(week).now_ms()),
+            wall: Arc::new(move || began.elapsed()),
+        };
         let endpoints = Endpoints { udp: addresses.meters, tcp: addresses.meters };
         let run = FeederRun::new(feeder, endpoints, clocks)?;
         let accounts = api.ids("/v1/accounts", "code").await?;

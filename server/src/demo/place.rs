@@ -13,13 +13,13 @@ const MARK: &str = "this-is-a-meterd-demo";
 
 /// Addresses on this machine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     /// Web API.
-    pub(super) api: SocketAddr,
+    pub(crate) api: SocketAddr,
     /// Embedded ClickHouse.
-    pub(super) clickhouse: SocketAddr,
+    pub(crate) clickhouse: SocketAddr,
     /// Meters and gateways, UDP and TCP.
-    pub(super) meters: SocketAddr,
+    pub(crate) meters: SocketAddr,
 }
 
 impl Addresses {
@@ -27,13 +27,13 @@ impl Addresses {
     ///
     /// # Errors
     /// No free port.
-    pub(super) fn choose() -> anyhow::Result<Self> {
+    pub(crate) fn choose() -> anyhow::Result<Self> {
         Ok(Self { api: free(8080)?, clickhouse: free(8123)?, meters: free(4059)? })
     }
 }
 
 /// A port that neither TCP nor UDP uses now: `wanted`, or any.
-fn free(wanted: u16) -> anyhow::Result<SocketAddr> {
+pub(crate) fn free(wanted: u16) -> anyhow::Result<SocketAddr> {
     let candidates = std::iter::once(wanted).chain(std::iter::repeat_n(0, 20));
     for port in candidates {
         let Ok(tcp) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
@@ -49,7 +49,7 @@ fn free(wanted: u16) -> anyhow::Result<SocketAddr> {
 ///
 /// # Errors
 /// The folder is somebody else's, or cannot be made.
-pub(super) fn prepare(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
     let mark = folder.join(MARK);
     if folder.exists() && !mark.exists() && fs::read_dir(folder)?.next().is_some() {
         bail!(
@@ -69,7 +69,7 @@ pub(super) fn prepare(folder: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn write_settings(
+pub(crate) fn write_settings(
     folder: &Path,
     addresses: Addresses,
     clock: Virtual,

@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A running node.
 #[derive(Debug)]
-pub(super) struct NodeProcess {
+pub(crate) struct NodeProcess {
     config: PathBuf,
     token_file: PathBuf,
     api: SocketAddr,
@@ -34,7 +34,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// It does not start, or not in time; what it said is on standard error.
-    pub(super) async fn start(config: &Path, api: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: &Path, api: SocketAddr) -> anyhow::Result<Self> {
         let config = config.to_owned();
         let token_file = config.with_extension("token");
         let child = spawn(&config, &token_file)?;
@@ -47,13 +47,13 @@ impl NodeProcess {
     ///
     /// # Errors
     /// The file is not there.
-    pub(super) fn token(&self) -> io::Result<String> {
+    pub(crate) fn token(&self) -> io::Result<String> {
         fs::read_to_string(&self.token_file).map(|token| token.trim().to_owned())
     }
 
     /// The process id.
     #[must_use]
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
@@ -61,7 +61,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// Of the operating system.
-    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
@@ -69,7 +69,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// Of the operating system.
-    pub(super) async fn kill(&mut self) -> io::Result<()> {
+    pub(crate) async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
     }
 
@@ -77,7 +77,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// As [`NodeProcess::start`].
-    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
         self.child = spawn(&self.config, &self.token_file)?;
         self.wait_ready().await
     }
@@ -86,7 +86,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// It had to be killed, or ended with a failure.
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid.and_then(Pid::from_raw) {
             kill_process(pid, Signal::TERM).context("cannot ask the node to stop")?;

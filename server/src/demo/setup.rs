@@ -11,7 +11,7 @@ use super::client::Api;
 ///
 /// # Errors
 /// What the API refused.
-pub(super) async fn register(api: &Api, feeder: &Feeder) -> anyhow::Result<()> {
+pub(crate) async fn register(api: &Api, feeder: &Feeder) -> anyhow::Result<()> {
     api.post("/v1/transformers", &json!({ "code": TRANSFORMER_CODE, "name": "630 kVA" })).await?;
     for row in feeder.gateway_rows() {
         let gateway = json!({
@@ -34,7 +34,7 @@ pub(super) async fn register(api: &Api, feeder: &Feeder) -> anyhow::Result<()> {
 }
 
 /// A tariff version as the API takes it.
-fn version(tariff: &TariffVersion) -> Value {
+pub(crate) fn version(tariff: &TariffVersion) -> Value {
     let blocks = tariff.blocks.iter();
     json!({
         "valid_from": tariff.valid_from.to_string(),

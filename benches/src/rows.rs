@@ -1,0 +1,143 @@
+//! The rows of the table: what each bench gave, in one shape.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::simulated::{self, Simulated};
+use crate::{memory, tcp};
+
+type Row = Result<Value, Box<dyn Error>>;
+
+/// How big the benches are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Size {
+    /// As the table demands.
+    Full,
+    /// A tenth or less, to see that the benches run.
+    Small,
+}
+
+impl Size {
+    /// From the environment: `SIZE=small`.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let is_small = std::env::var("SIZE").is_ok_and(|size| size == "small");
+        if is_small { Self::Small } else { Self::Full }
+    }
+
+    /// `full`, or `small`.
+    #[must_use]
+    pub fn of<T>(self, full: T, small: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Small => small,
+        }
+    }
+}
+
+/// Rows of one node end to end, with `say` for a line each.
+///
+/// # Errors
+/// A bench could not run, or its result was wrong.
+pub fn of_a_node(size: Size, say: &dyn Fn(&str)) -> Result<Vec<Value>, Box<dyn Error>> {
+    let benches: [fn(Size) -> Row; 6] =
+        [tcp_gateway, aligned, freshness, per_meter, per_connection, idle];
+    let mut rows = Vec::new();
+    for bench in benches {
+        let row = bench(size)?;
+        let ratio = row["ratio"].as_f64().map_or_else(String::new, |r| format!("  ratio {r:.3}"));
+        say(&format!("{}: {} {}{ratio}", row["name"], row["value"], row["unit"]));
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn tcp_gateway(size: Size) -> Row {
+    let load =
+        size.of(tcp::Load { gateways: 3125, frames: 20 }, tcp::Load { gateways: 125, frames: 20 });
+    let report = tcp::run(load, &fresh("target/bench-tcp-log")?)?;
+    Ok(json!({
+        "name": "tcp_gateway", "value": report.node_per_s, "unit": "readings/s",
+        "limit": "bare mio reader of the same bytes", "ratio": report.ratio(),
+        "must": 0.3, "aim": 0.55, "runs": 1, "lost": report.lost,
+    }))
+}
+
+/// One stamp of all meters within a second, on a node of its own.
+fn aligned(size: Size) -> Row {
+    let meters = size.of("100000", "5000");
+    let run = Simulated::run(&[
+        "--shape",
+        "aligned",
+        "--meters",
+        meters,
+        "--period",
+        "900",
+        "--pace",
+        "900",
+        "--seconds",
+        "1",
+    ])?;
+    Ok(json!({
+        "name": "aligned_100k", "value": run.queryable_s(), "unit": "s until queryable",
+        "limit": null, "ratio": null, "must": 10, "aim": 3, "runs": 1,
+        "kernel_drops": run.kernel_drops(), "meters": meters,
+    }))
+}
+
+fn freshness(size: Size) -> Row {
+    let (meters, seconds) = size.of(("100000", "20"), ("2000", "5"));
+    let period = "1";
+    let run = Simulated::run(&[
+        "--meters",
+        meters,
+        "--period",
+        period,
+        "--pace",
+        "1",
+        "--seconds",
+        seconds,
+    ])?;
+    Ok(json!({
+        "name": "freshness_p99", "value": run.fresh_p99_ms(), "unit": "ms", "limit": null,
+        "ratio": null, "must": 250, "aim": 50, "runs": 1, "readings_per_s": meters,
+    }))
+}
+
+fn per_meter(size: Size) -> Row {
+    let (least, most) = size.of((100_000, 1_000_000), (10_000, 100_000));
+    let bytes = memory::per_meter(least, most)?;
+    Ok(json!({
+        "name": "memory_per_meter", "value": bytes, "unit": "bytes", "limit": null,
+        "ratio": null, "must": 1024, "aim": 512, "runs": 1, "meters": most,
+    }))
+}
+
+fn per_connection(size: Size) -> Row {
+    let connections = size.of(9_000, 900);
+    let bytes = tcp::memory_per_connection(connections, &fresh("target/bench-tcp-log")?)?;
+    Ok(json!({
+        "name": "memory_per_connection", "value": bytes, "unit": "bytes", "limit": null,
+        "ratio": null, "must": 4096, "aim": 1024, "runs": 1, "connections": connections,
+    }))
+}
+
+fn idle(_: Size) -> Row {
+    let mb = simulated::idle_rss()? as f64 / 1e6;
+    Ok(json!({
+        "name": "idle_rss", "value": mb, "unit": "MB", "limit": null, "ratio": null,
+        "must": 100, "aim": 60, "runs": 1,
+    }))
+}
+
+/// A folder that is not there.
+fn fresh(folder: &str) -> std::io::Result<PathBuf> {
+    let folder = Path::new(folder);
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(folder.to_owned())
+}

@@ -1,0 +1,115 @@
+//! How fresh the API is: from when a reading was due at its meter until the API tells it. A probe
+//! asks for the latest of one meter after another, from the moment each reading is due.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use loadgen::World;
+use loadgen::fleet::{Fleet, Link, serial};
+use meter::UnixSeconds;
+
+use super::pause;
+use crate::clock::Clock;
+use crate::demo::client::Api;
+
+/// Meters that the probe goes round, evenly over the fleet.
+const METERS: usize = 256;
+/// A reading that the API does not tell within this was lost on the way and will come again.
+const PATIENCE_MS: u64 = 5_000;
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// The probe.
+#[derive(Debug)]
+pub(super) struct Freshness {
+    us: Arc<Mutex<Histogram<u64>>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A reading that will be due, by the time of day.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Expected {
+    due: UnixSeconds,
+    stamp: UnixSeconds,
+    meter: u64,
+}
+
+impl Freshness {
+    /// Starts the probe.
+    ///
+    /// # Errors
+    /// The meters' ids cannot be listed.
+    pub(super) async fn start(
+        fleet: &Fleet,
+        world: &World,
+        api: &Api,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        let ids = api.ids("/v1/meters", "serial").await?;
+        let direct: Vec<u32> = fleet
+            .units()
+            .flat_map(|unit| fleet.consumers(unit))
+            .filter(|ordinal| fleet.group(*ordinal).link == Link::Direct)
+            .collect();
+        let mut expected = Vec::new();
+        for ordinal in direct.iter().step_by(direct.len().div_ceil(METERS).max(1)) {
+            let meter = fleet.consumer(world, *ordinal);
+            let delay = u32::from(meter.plan().send_delay_s);
+            let Some(&id) = ids.get(&serial(*ordinal)) else { continue };
+            let expect = |stamp: UnixSeconds| Expected { due: stamp.plus(delay), stamp, meter: id };
+            let told = meter.stamps().filter(|stamp| !meter.is_spike(*stamp));
+            expected.extend(told.map(expect));
+        }
+        expected.sort_unstable();
+        let us = Arc::new(Mutex::new(Histogram::new(3).expect("three digits are allowed")));
+        let stop = Arc::new(AtomicBool::new(false));
+        tokio::spawn(probe(expected, api.clone(), clock, Arc::clone(&us), Arc::clone(&stop)));
+        Ok(Self { us, stop })
+    }
+
+    /// Stops the probe; from due to told, µs.
+    pub(super) fn finish(&self) -> Histogram<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.us.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn probe(
+    expected: Vec<Expected>,
+    api: Api,
+    clock: Clock,
+    us: Arc<Mutex<Histogram<u64>>>,
+    stop: Arc<AtomicBool>,
+) {
+    for Expected { due, stamp, meter } in expected {
+        // One at a time: what became due meanwhile is left out.
+        if clock.now() > due {
+            continue;
+        }
+        while clock.now() < due {
+            pause(AGAIN).await;
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        let began = crate::clock::instant();
+        let is_told = loop {
+            let latest = api.get(&format!("/v1/meters/{meter}/latest")).await;
+            let taken_at =
+                latest.ok().and_then(|latest| latest["taken_at"].as_str().map(str::to_owned));
+            if taken_at.is_some_and(|at| at == stamp.to_string()) {
+                break true;
+            }
+            if began.elapsed() > Duration::from_millis(PATIENCE_MS) || stop.load(Ordering::Relaxed)
+            {
+                break false;
+            }
+            pause(AGAIN).await;
+        };
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut us = us.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was not told in time counts with all its time.
+        us.saturating_record(if is_told { took } else { PATIENCE_MS * 1000 });
+    }
+}
