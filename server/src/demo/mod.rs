@@ -48,6 +48,12 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// The password file of the embedded engine's reader, in the node's data folder.
 const ANALYST: (&str, &str) = ("analyst", "clickhouse-analyst.password");
 
+/// A tariff version as the Web API takes it.
+#[must_use]
+pub fn version_json(version: &meter::TariffVersion) -> serde_json::Value {
+    setup::version(version)
+}
+
 /// Runs the demonstration.
 ///
 /// # Errors

@@ -56,8 +56,8 @@ async fn play(options: &Simulate, spec: Spec) -> anyhow::Result<ExitCode> {
         "seed {}: {} meters, {:?}, part {}",
         options.seed, spec.meters, options.shape, options.part
     ));
-    let mut target = Target::open(options).await?;
     let fleet = fleet(options, spec, first(options))?;
+    let mut target = Target::open(options).await?;
     let world = world(options);
     if !options.other.registered {
         let took = target.register(&fleet, &world).await.context("the node refused the fleet")?;
