@@ -26,9 +26,10 @@ bench: lib ## ratios against the bare loop and the raw socket, within one run
 	$(CARGO) build --release --locked -p server
 	$(CARGO) run --release --locked -p benches -- $(ARGS)
 
-soak: lib ## the demo with the node killed at random, again and again (ROUNDS=10)
+soak: lib ## the demo with random kills (ROUNDS=10), then simulations through every fault
 	$(CARGO) build --release --locked -p server
 	./target/release/meterd demo --once --kill $(or $(ROUNDS),10) $(ARGS)
+	sh deploy/soak.sh $(or $(METERS),100000) $(or $(SECONDS),60)
 
 fuzz: ## fuzz each decoder (SECONDS=60 each); needs cargo-fuzz and a nightly toolchain
 	sh deploy/fuzz.sh $(or $(SECONDS),60)

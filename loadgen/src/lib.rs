@@ -23,6 +23,7 @@ pub mod truth;
 
 pub mod faults;
 pub mod fleet;
+pub mod proxy;
 
 pub mod driver;
 pub mod report;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use loadgen::driver::{DriverConfig, TcpFleet, UdpFleet};
 use loadgen::faults::FaultPlan;
 use loadgen::profile::Load;
+use loadgen::proxy::FaultProxy;
 use loadgen::report::Stats;
 use loadgen::{MeterClock, MeterPlan, Retry, Seed, VirtualGateway, VirtualMeter, World};
 use meter::{Energy, UnixSeconds};
@@ -180,4 +181,40 @@ fn a_node_that_dies_and_returns_gets_everything() {
     let behind = tcp.gateways().flat_map(VirtualGateway::meters);
     books.check_complete(udp.meters().iter().chain(behind));
     assert!(tcp.stats().disconnects > 0);
+}
+
+#[test]
+fn a_proxy_in_the_middle_loses_doubles_and_breaks_and_all_arrives() {
+    let books = Arc::new(Mutex::new(Books::new()));
+    let (meters, gateways) = (meters(1..21, 40), gateways(2, 40));
+    for gateway in &gateways {
+        books.lock().unwrap().register(gateway.identity());
+        let meters = gateway.meters().iter();
+        meters.for_each(|meter| books.lock().unwrap().register(meter.identity()));
+    }
+    meters.iter().for_each(|meter| books.lock().unwrap().register(meter.identity()));
+    let steps = Steps::new(START, 60);
+    // A proxy has one address for both ways, hence two of them here.
+    let node = Node::start(&books, loopback(), loopback());
+    let proxy = |to| FaultProxy::bind(loopback(), to, ROUGH, Seed(9), steps.clocks()).unwrap();
+    let (mut udp_proxy, mut tcp_proxy) = (proxy(node.udp), proxy(node.tcp));
+    let calm = FaultPlan::default();
+    let to = udp_proxy.address().unwrap();
+    let mut udp = UdpFleet::new(&config(to, calm), world(), meters, steps.clocks()).unwrap();
+    let to = tcp_proxy.address().unwrap();
+    let mut tcp = TcpFleet::new(&config(to, calm), world(), gateways, steps.clocks()).unwrap();
+    while !(udp.stats().is_done() && tcp.stats().is_done()) {
+        assert!(steps.tick() < STEPS_MAX, "{:?} {:?}", udp.stats(), tcp.stats());
+        udp_proxy.step(Duration::ZERO).unwrap();
+        tcp_proxy.step(Duration::ZERO).unwrap();
+        udp.step(Duration::from_millis(1)).unwrap();
+        tcp.step(Duration::ZERO).unwrap();
+    }
+    node.kill();
+    let books = books.lock().unwrap();
+    let behind = tcp.gateways().flat_map(VirtualGateway::meters);
+    books.check_complete(udp.meters().iter().chain(behind));
+    let ([up, down], _) = udp_proxy.counts();
+    assert!(up.lost > 0 && up.duplicated > 0 && down.lost > 0);
+    assert!(tcp_proxy.counts().1 > 0, "connections were broken");
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::simulate::Simulate;
+use crate::simulate::{FaultProxy, Simulate};
 use crate::sts::StsCommand;
 
 /// Smart prepaid electricity on one node.
@@ -25,6 +25,8 @@ pub enum Command {
     Demo(Demo),
     /// Load-test a node with any fleet and fault, and check every result against the truth.
     Simulate(Box<Simulate>),
+    /// Stand between devices and a node, and lose, double, delay and reorder what passes.
+    FaultProxy(FaultProxy),
     /// Decode frames, one JSON line each.
     Decode(Decode),
     /// Look into a node's log.

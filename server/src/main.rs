@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => node::serve(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Simulate(options) => simulate::run(&options),
+        Command::FaultProxy(options) => simulate::run_proxy(&options),
         Command::Decode(options) => decode::run(&options),
         Command::Log(command) => logs::run(&command),
         Command::Sts(command) => sts::run(&command),

@@ -174,24 +174,12 @@ async fn buy(orders: Vec<Order>, api: Api, clock: Clock, bought: Arc<AtomicU64>)
 }
 
 fn config(options: &Simulate) -> DriverConfig {
-    let FaultOptions { loss, duplicate, reorder, delay, wrong_key, replay, garbage } =
-        options.faults;
-    let faults_up = FaultPlan {
-        loss,
-        duplication: duplicate,
-        reordering: reorder,
-        delay,
-        wrong_key,
-        replay,
-        garbage,
-        reorder_span: Duration::from_millis(20),
-        delay_span: Duration::from_secs(2),
-    };
+    let FaultOptions { loss, duplicate, .. } = options.faults;
     DriverConfig {
         node: ([127, 0, 0, 1], 0).into(),
         sockets: 64,
         receive_buffer_bytes: 4 << 20,
-        faults_up,
+        faults_up: options.faults.plan(),
         faults_down: FaultPlan { loss, duplication: duplicate, ..FaultPlan::default() },
         smear_ms: if options.shape == ShapeName::Aligned { 0 } else { 1000 },
         reconnect: Duration::from_millis(50),

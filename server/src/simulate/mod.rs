@@ -17,15 +17,18 @@ mod watch;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use loadgen::driver::Clocks;
 use loadgen::fleet::{Fleet, Group, Link, Shape, Span, Spec};
+use loadgen::proxy;
 use loadgen::report::Percentiles;
 use loadgen::{Retry, Seed, World};
 use meter::UnixSeconds;
 
-pub use options::{FaultOptions, OtherNode, Part, ShapeName, Simulate, Thresholds};
+pub use options::{FaultOptions, FaultProxy, OtherNode, Part, ShapeName, Simulate, Thresholds};
 
 use crate::clock::{self, Clock};
 use crate::demo::check::Checks;
@@ -49,6 +52,23 @@ pub fn run(options: &Simulate) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(play(options, spec));
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
+}
+
+/// Stands between devices and a node until it is stopped.
+///
+/// # Errors
+/// An address that cannot be had, or polling failed.
+pub fn run_proxy(options: &FaultProxy) -> anyhow::Result<ExitCode> {
+    let began = clock::instant();
+    let clocks =
+        Clocks { time_ms: Arc::new(clock::unix_ms), wall: Arc::new(move || began.elapsed()) };
+    let (plan, seed) = (options.faults.plan(), Seed(options.seed));
+    let mut proxy = proxy::FaultProxy::bind(options.listen, options.to, plan, seed, clocks)
+        .with_context(|| format!("cannot listen at {}", options.listen))?;
+    say(&format!("seed {}: {} passes on to {}", options.seed, proxy.address()?, options.to));
+    loop {
+        proxy.step(Duration::from_millis(100)).context("polling failed")?;
+    }
 }
 
 async fn play(options: &Simulate, spec: Spec) -> anyhow::Result<ExitCode> {

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use loadgen::faults::FaultPlan;
 
 /// How the readings come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -165,6 +167,41 @@ pub struct OtherNode {
     /// agree.
     #[arg(long, value_name = "SECONDS")]
     pub first: Option<u32>,
+}
+
+/// `meterd fault-proxy`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct FaultProxy {
+    /// Where devices reach it, by UDP and TCP.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// The node.
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: SocketAddr,
+    /// Seed of the faults.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "would become the help's heading")]
+    pub faults: FaultOptions,
+}
+
+impl FaultOptions {
+    /// The plan of these faults.
+    #[must_use]
+    pub fn plan(self) -> FaultPlan {
+        FaultPlan {
+            loss: self.loss,
+            duplication: self.duplicate,
+            reordering: self.reorder,
+            delay: self.delay,
+            wrong_key: self.wrong_key,
+            replay: self.replay,
+            garbage: self.garbage,
+            reorder_span: Duration::from_millis(20),
+            delay_span: Duration::from_secs(2),
+        }
+    }
 }
 
 /// What must hold; a miss is exit code 3.

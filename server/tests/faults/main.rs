@@ -121,7 +121,7 @@ fn a_flood_of_malformed_datagrams_is_counted_and_survived() {
             let at = mix(draw ^ index) as usize % bytes.len();
             bytes[at] ^= 1 + (draw >> 16) as u8 % 255;
         }
-        if draw % 5 == 0 {
+        if draw.is_multiple_of(5) {
             bytes.truncate(mix(draw) as usize % bytes.len());
         }
         while socket.send(&bytes).is_err() {

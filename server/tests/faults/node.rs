@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    fn wait_ready(&mut self) {
+    fn wait_ready(&self) {
         wait("the node to be ready", || {
             let call = Call { method: "GET", path: "/healthz", headers: &[], body: Vec::new() };
             self.runtime.block_on(send(self.api, call)).is_ok()
