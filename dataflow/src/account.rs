@@ -1,10 +1,11 @@
 //! An account: its ledger, its balance, purchases and standing charges.
 
 use meter::{
-    AccountId, AccountTerms, Cause, LedgerKind, LedgerRow, MeterId, Mode, Money, Purchase, Seq,
-    UnixSeconds,
+    AccountId, AccountTerms, AlarmCode, Cause, Effects, LedgerKind, LedgerRow, MeterId, Mode,
+    Money, Purchase, Seq, Subject, UnixSeconds,
 };
 
+use crate::alarm::Panel;
 use crate::charge::{Others, Sum};
 use crate::rates::Cell;
 use crate::rates::Rates;
@@ -89,11 +90,16 @@ impl Account {
         self.plan = terms.plan.0;
         self.zone = zone;
         self.rates = rates;
-        self.is_prepaid = u8::from(terms.mode == Mode::Prepaid);
         self.overdraft = terms.overdraft;
         self.low_levels = terms.low_levels;
-        let floor = Money::from_ticks(terms.overdraft.ticks().saturating_neg());
-        let highest = terms.low_levels.into_iter().fold(floor, Money::max);
+        self.set_mode(terms.mode);
+    }
+
+    /// From now on it is billed so.
+    pub(crate) fn set_mode(&mut self, mode: Mode) {
+        self.is_prepaid = u8::from(mode == Mode::Prepaid);
+        let floor = Money::from_ticks(self.overdraft.ticks().saturating_neg());
+        let highest = self.low_levels.into_iter().fold(floor, Money::max);
         self.quiet_above = if self.is_prepaid == 1 { highest } else { Money::from_ticks(i64::MIN) };
     }
 
@@ -129,16 +135,18 @@ impl Account {
 
     /// Enters a movement. An amount of nothing makes no row.
     #[inline]
-    pub(crate) fn enter(&mut self, movement: Movement, seq: Seq, ledger: &mut Vec<LedgerRow>) {
+    pub(crate) fn enter(&mut self, movement: Movement, seq: Seq, effects: &mut Effects) {
         let Movement { account, kind, amount, at, cause } = movement;
         debug_assert_eq!(account, self.id, "a movement is entered to its own account");
         if amount == Money::ZERO {
             return;
         }
+        if self.balance.plus(amount).is_err() {
+            self.make_room(&movement, seq, effects);
+        }
         self.number += 1;
-        // 9 · 10^11 currency units: a balance that leaves this range is a broken invariant.
-        self.balance = self.balance.plus(amount).expect("balances stay within 63 bits of ticks");
-        ledger.push(LedgerRow {
+        self.balance = self.balance.plus(amount).expect("room was made for it");
+        effects.ledger.push(LedgerRow {
             account,
             number: self.number.into(),
             kind,
@@ -150,29 +158,51 @@ impl Account {
         });
     }
 
-    /// Enters a purchase with its fee and tax, by the version in force then.
+    /// Puts what a movement would carry past 63 bits of ticks into suspense, before it is entered:
+    /// the movement is booked in full, and nobody's balance leaves its range.
+    #[cold]
+    pub(crate) fn make_room(&mut self, movement: &Movement, seq: Seq, effects: &mut Effects) {
+        let Movement { account, amount, at, cause, .. } = *movement;
+        let reached = i128::from(self.balance.ticks()) + i128::from(amount.ticks());
+        let bound = if reached < 0 { -i128::from(i64::MAX) } else { i128::from(i64::MAX) };
+        // An amount has at most 63 bits, so that what passes the bound has, too.
+        let over = i64::try_from(bound - reached).unwrap_or(0);
+        let (kind, subject) = (LedgerKind::Bound, Subject::Account(account));
+        let mut on = 0;
+        let mut panel = Panel { subject, on: &mut on, seq, rows: &mut effects.alarms };
+        panel.raise(AlarmCode::BalanceBound, at, over);
+        let movement = Movement { account, kind, amount: Money::from_ticks(over), at, cause };
+        self.enter(movement, seq, effects);
+    }
+
+    /// Enters a purchase: what it recovers of a debt, then fee and tax by the version in force
+    /// then. What is left over goes to the balance.
     pub(crate) fn purchase(
         &mut self,
         purchase: &Purchase,
+        recovered: Money,
         rates: &Rates,
         seq: Seq,
-        ledger: &mut Vec<LedgerRow>,
-    ) {
+        effects: &mut Effects,
+    ) -> Money {
         let Purchase { paid, at, .. } = *purchase;
         let date = rates.calendar().local(at).date;
         let version = rates.version_on(date);
         let fee = version.map_or(Money::ZERO, |v| v.fee.round_to_cents());
-        let tax = version.map_or(Money::ZERO, |v| tax_on(paid, v.tax_bp));
+        let tax = version.map_or(Money::ZERO, |v| share_of(paid, v.tax_bp));
         let lines = [
             (LedgerKind::Purchase, paid.ticks()),
+            (LedgerKind::DebtRecovery, recovered.ticks().saturating_neg()),
             (LedgerKind::Fee, fee.ticks().saturating_neg()),
             (LedgerKind::Tax, tax.ticks().saturating_neg()),
         ];
         let (account, cause) = (self.id, Cause::Purchase(purchase.purchase.0));
         for (kind, ticks) in lines {
             let amount = Money::from_ticks(ticks);
-            self.enter(Movement { account, kind, amount, at, cause }, seq, ledger);
+            self.enter(Movement { account, kind, amount, at, cause }, seq, effects);
         }
+        let left = lines.into_iter().fold(0_i64, |left, (_, ticks)| left.saturating_add(ticks));
+        Money::from_ticks(left)
     }
 
     /// Enters the standing charges of every local midnight up to `now` at which it was active.
@@ -181,7 +211,7 @@ impl Account {
         now: UnixSeconds,
         (rates, horizon_s): (&Rates, u32),
         seq: Seq,
-        ledger: &mut Vec<LedgerRow>,
+        effects: &mut Effects,
     ) {
         while self.standing_due <= now {
             let at = self.standing_due;
@@ -206,7 +236,7 @@ impl Account {
             for (kind, due) in lines {
                 let amount = Money::from_ticks(due.ticks().saturating_neg());
                 let (account, cause) = (self.id, Cause::Period(at));
-                self.enter(Movement { account, kind, amount, at, cause }, seq, ledger);
+                self.enter(Movement { account, kind, amount, at, cause }, seq, effects);
             }
         }
     }
@@ -236,8 +266,8 @@ pub(crate) struct Movement {
 }
 
 /// `paid · bp / 10,000`, rounded once, half-even, to whole hundredths.
-fn tax_on(paid: Money, tax_bp: u32) -> Money {
-    let numerator = i128::from(paid.ticks()) * i128::from(tax_bp);
+pub(crate) fn share_of(paid: Money, bp: u32) -> Money {
+    let numerator = i128::from(paid.ticks()) * i128::from(bp);
     let unit = 10_000 * i128::from(Money::TICKS_PER_CENT);
     let (cents, rest) = (numerator.div_euclid(unit), numerator.rem_euclid(unit));
     let is_up = rest * 2 > unit || (rest * 2 == unit && cents.rem_euclid(2) == 1);
@@ -252,7 +282,7 @@ mod tests {
     #[test]
     fn tax_rounds_half_even_once() {
         let check = |paid, bp, want| {
-            assert_eq!(tax_on(Money::from_ticks(paid), bp).ticks(), want, "paid={paid} bp={bp}");
+            assert_eq!(share_of(Money::from_ticks(paid), bp).ticks(), want, "paid={paid} bp={bp}");
         };
         check(1_000_000_000, 600, 60_000_000);
         check(1_000_000, 500, 0); // 0.005 is half a hundredth: to even, 0.
@@ -261,20 +291,37 @@ mod tests {
         check(i64::MAX, 10_000, i64::MAX);
     }
 
-    #[test]
-    fn movements_add_up_and_nothing_makes_no_row() {
-        let (mut account, mut ledger) = (Account::new(AccountId(1)), Vec::new());
-        for ticks in [5, 0, -7] {
+    fn entered(amounts: &[i64]) -> (Vec<(LedgerKind, i64, i64)>, usize) {
+        let (mut account, mut effects) = (Account::new(AccountId(1)), Effects::default());
+        for ticks in amounts {
             let movement = Movement {
                 account: AccountId(1),
                 kind: LedgerKind::Adjustment,
-                amount: Money::from_ticks(ticks),
+                amount: Money::from_ticks(*ticks),
                 at: UnixSeconds(1),
                 cause: Cause::Person(Seq(1)),
             };
-            account.enter(movement, Seq(1), &mut ledger);
+            account.enter(movement, Seq(1), &mut effects);
         }
-        let rows: Vec<_> = ledger.iter().map(|row| (row.number, row.balance.ticks())).collect();
-        assert_eq!(rows, [(1, 5), (2, -2)]);
+        let rows = effects.ledger.iter().zip(1..).map(|(row, number)| {
+            assert_eq!(row.number, number);
+            (row.kind, row.amount.ticks(), row.balance.ticks())
+        });
+        (rows.collect(), effects.alarms.len())
+    }
+
+    #[test]
+    fn movements_add_up_and_nothing_makes_no_row() {
+        let kind = LedgerKind::Adjustment;
+        assert_eq!(entered(&[5, 0, -7]), (vec![(kind, 5, 5), (kind, -7, -2)], 0));
+    }
+
+    #[test]
+    fn what_passes_the_bound_goes_to_suspense_first() {
+        let (kind, bound, max) = (LedgerKind::Adjustment, LedgerKind::Bound, i64::MAX);
+        let up = vec![(kind, max, max), (bound, -9, max - 9), (kind, 9, max)];
+        assert_eq!(entered(&[max, 9]), (up, 1));
+        let full = vec![(kind, -max, -max), (bound, max, 0), (kind, -max, -max)];
+        assert_eq!(entered(&[-max, -max]), (full, 1));
     }
 }

@@ -218,9 +218,10 @@ const _: () = assert!(AlarmCode::Overdrawn.code() < 16);
 
 const fn severity(code: AlarmCode) -> Severity {
     match code {
-        AlarmCode::LowBalance | AlarmCode::UnusualUse | AlarmCode::RegisterProposal => {
-            Severity::Notice
-        }
+        AlarmCode::LowBalance
+        | AlarmCode::UnusualUse
+        | AlarmCode::RegisterProposal
+        | AlarmCode::EmergencyOffered => Severity::Notice,
         AlarmCode::OverVoltage
         | AlarmCode::UnderVoltage
         | AlarmCode::Overload
@@ -235,6 +236,8 @@ const fn severity(code: AlarmCode) -> Severity {
         | AlarmCode::Relay
         | AlarmCode::Tamper
         | AlarmCode::Overdrawn
-        | AlarmCode::GatewaySilent => Severity::Critical,
+        | AlarmCode::GatewaySilent
+        | AlarmCode::BalanceBound
+        | AlarmCode::SupplyTrip => Severity::Critical,
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use meter::{
-    AlarmCode, Entry, MeterEvent, MeterId, MeterRecord, Neighbours, OutboxId, Outcome,
+    AccountId, AlarmCode, Entry, MeterEvent, MeterId, MeterRecord, Neighbours, OutboxId, Outcome,
     QuarantineReason, Reading, Recall, Seq, Settled, Subject, UnixSeconds, Verdict,
 };
 
@@ -21,6 +21,7 @@ use crate::reference::{NO_RATES, Reference};
 use crate::router::{LOTS, owner};
 use crate::sample::Sample;
 use crate::silence::{self, Gateway};
+use crate::supply::Supply;
 
 /// Entries whose states are touched ahead of use, so that their memory is on its way together.
 const BLOCK: usize = 64;
@@ -50,6 +51,9 @@ pub(crate) struct Books {
     pub(crate) by_account: Vec<u32>,
     pub(crate) accounts: Vec<Account>,
     pub(crate) gateways: BTreeMap<u32, Gateway>,
+    pub(crate) supply: BTreeMap<AccountId, Supply>,
+    /// Rows of alarms before the entry that is under way.
+    pub(crate) told: usize,
     /// Readings that wait, by lot.
     pub(crate) parked: [u16; LOTS as usize],
     /// Meters with rows that wait for a tick.
@@ -97,6 +101,8 @@ impl Books {
             by_account: Vec::new(),
             accounts: Vec::new(),
             gateways: BTreeMap::new(),
+            supply: BTreeMap::new(),
+            told: 0,
             parked: [0; LOTS as usize],
             dirty: Vec::new(),
             standing_due: UnixSeconds(u32::MAX),
@@ -109,6 +115,7 @@ impl Books {
     /// Takes in a batch: all of it, or the entries at the places of `mine`.
     pub(crate) fn accept(&mut self, first: Seq, entries: &[Entry], mine: Option<&[u32]>) {
         self.out.close();
+        self.told = self.out.effects.alarms.len();
         match mine {
             None => {
                 let mut seq = first.0;
@@ -180,6 +187,9 @@ impl Books {
                     self.out.close();
                 }
             }
+        }
+        if self.out.effects.alarms.len() != self.told {
+            self.crossed(seq);
         }
     }
 
@@ -339,6 +349,7 @@ impl Books {
                 let slot = self.slot_at(id, event.taken_at).unwrap_or(newest);
                 if let Some(meter) = self.meters.get_mut(slot as usize) {
                     silence::hear_meter(meter, event, seq, &mut self.out.effects);
+                    self.hear_relay(seq, slot, event.code, event.taken_at);
                 }
             }
             Subject::Gateway(id) if owner(id.0, self.workers) == self.worker => {
@@ -360,6 +371,7 @@ impl Books {
         if now.0 / 60 != self.swept {
             self.swept = now.0 / 60;
             self.sweep(seq, now);
+            self.sweep_supply(seq, now);
         }
         self.out.usage.push(Usage { seq, key: self.worker, news: News::Tick(now) });
         self.out.close();
@@ -387,19 +399,19 @@ impl Books {
 
     fn standing(&mut self, seq: Seq, now: UnixSeconds) {
         let mut next = UnixSeconds(u32::MAX);
-        for account in &mut self.accounts {
+        for slot in 0..self.accounts.len() {
+            let account = &mut self.accounts[slot];
             if account.standing_due <= now {
                 let rates = &self.reference.rates[usize::from(account.rates)];
                 let before = self.out.effects.ledger.len();
                 let horizon_s = self.reference.policy.horizon_s;
-                account.standing(now, (rates, horizon_s), seq, &mut self.out.effects.ledger);
+                account.standing(now, (rates, horizon_s), seq, &mut self.out.effects);
+                let id = account.id;
                 if self.out.effects.ledger.len() > before {
-                    let newest = self.by_meter.get(account.meter.0 as usize);
-                    let meter = newest.and_then(|slot| self.meters.get(*slot as usize));
-                    account.stand(meter, now, seq, &mut self.out.effects);
+                    self.stand_account(id, now, seq);
                 }
             }
-            next = next.min(account.standing_due);
+            next = next.min(self.accounts[slot].standing_due);
         }
         self.standing_due = next;
     }

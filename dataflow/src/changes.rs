@@ -1,12 +1,13 @@
 //! Changes of what exists: limits, plans, meters, accounts, installations; and of money.
 
 use meter::{
-    AccountId, AccountTerms, AlarmCode, BalanceRow, Cause, Change, Decision, Effects, Energy,
-    Installation, LedgerKind, MeterId, MeterRecord, Outcome, Policy, QuarantineReason, Reading,
-    Removal, Resolution, Role, Seq, Settled, TransformerId, UnixSeconds,
+    AccountTerms, Adjustment, AlarmCode, Booking, Change, Clearance, Closing, DebtAgreement,
+    Decision, Emergency, Energy, Installation, MeterId, MeterRecord, ModeSwitch, OrderReport,
+    Outcome, Policy, Purchase, QuarantineReason, Reading, Removal, Resolution, Role, Sale, Seq,
+    Settled, SupplyTerms, TransformerId, UnixSeconds,
 };
 
-use crate::account::{Account, Movement};
+use crate::account::Account;
 use crate::alarm;
 use crate::books::{Books, NO_SLOT, desk};
 use crate::desk::Desk;
@@ -16,6 +17,7 @@ use crate::loss::{News, Usage};
 use crate::reference::NO_RATES;
 use crate::router::owner;
 use crate::sample::Sample;
+use crate::supply::Supply;
 
 impl Books {
     pub(crate) fn change(&mut self, seq: Seq, change: &Change) {
@@ -27,41 +29,43 @@ impl Books {
             Change::Account(terms) => self.set_terms(seq, terms),
             Change::Install(installation) => self.install(seq, installation),
             Change::Remove(removal) => self.remove(seq, removal),
-            Change::Purchase(purchase) => {
-                self.with_account(purchase.account, seq, |account, rates, effects| {
-                    account.purchase(purchase, rates, seq, &mut effects.ledger);
-                    purchase.at
-                });
-            }
-            Change::Sale(sale) => {
-                self.with_account(sale.account, seq, |account, _, effects| {
-                    for line in &sale.lines {
-                        let movement = Movement {
-                            account: sale.account,
-                            kind: line.kind,
-                            amount: line.amount,
-                            at: sale.at,
-                            cause: Cause::Purchase(sale.sale.0),
-                        };
-                        account.enter(movement, seq, &mut effects.ledger);
-                    }
-                    sale.at
-                });
-            }
-            Change::Adjust(adjust) => {
-                self.with_account(adjust.account, seq, |account, _, effects| {
-                    let movement = Movement {
-                        account: adjust.account,
-                        kind: LedgerKind::Adjustment,
-                        amount: adjust.amount,
-                        at: adjust.at,
-                        cause: Cause::Person(seq),
-                    };
-                    account.enter(movement, seq, &mut effects.ledger);
-                    adjust.at
-                });
-            }
             Change::Resolve(resolution) => self.resolve(seq, resolution),
+            Change::SupplyPolicy(policy) => self.set_supply_policy(seq, policy),
+            Change::Friendly(calendar) => self.reference.set_friendly(calendar),
+            Change::Replace(replacement) => self.replace(seq, replacement),
+            Change::Purchase(Purchase { account, .. })
+            | Change::Sale(Sale { account, .. })
+            | Change::Adjust(Adjustment { account, .. })
+            | Change::Book(Booking { account, .. })
+            | Change::SupplyTerms(SupplyTerms { account, .. })
+            | Change::Emergency(Emergency { account, .. })
+            | Change::Debt(DebtAgreement { account, .. })
+            | Change::Switch(ModeSwitch { account, .. })
+            | Change::Close(Closing { account, .. })
+            | Change::Clear(Clearance { account, .. })
+            | Change::Order(OrderReport { account, .. }) => {
+                if self.keeps(*account) {
+                    self.account_change(seq, change);
+                }
+            }
+        }
+    }
+
+    /// A change of one account, at the worker that keeps it.
+    fn account_change(&mut self, seq: Seq, change: &Change) {
+        match change {
+            Change::Purchase(purchase) => self.purchase(seq, purchase),
+            Change::Sale(sale) => self.sale(seq, sale),
+            Change::Adjust(adjust) => self.adjust(seq, adjust),
+            Change::Book(booking) => self.book(seq, booking),
+            Change::SupplyTerms(terms) => self.set_supply_terms(seq, terms),
+            Change::Emergency(emergency) => self.accept_emergency(seq, emergency),
+            Change::Debt(debt) => self.agree_debt(seq, debt),
+            Change::Switch(switch) => self.switch_mode(seq, switch),
+            Change::Close(closing) => self.close(seq, closing),
+            Change::Clear(clearance) => self.clear_trip(seq, clearance),
+            Change::Order(report) => self.order_news(seq, report),
+            _ => {}
         }
     }
 
@@ -110,11 +114,14 @@ impl Books {
         let slot = self.account_slot(terms.account);
         let account = &mut self.accounts[slot as usize];
         account.set_terms(terms, zone, rates);
+        if let Some(mode) = self.supply.get(&terms.account).and_then(Supply::switched) {
+            account.set_mode(mode);
+        }
         alarm::balance(account, self.reference.now, seq, &mut self.out.effects.alarms);
     }
 
     /// The account, made on first mention.
-    pub(crate) fn account_slot(&mut self, id: AccountId) -> u32 {
+    pub(crate) fn account_slot(&mut self, id: meter::AccountId) -> u32 {
         let index = id.0 as usize;
         if self.by_account.len() <= index {
             self.by_account.resize(index + 1, NO_ACCOUNT);
@@ -126,25 +133,7 @@ impl Books {
         self.by_account[index]
     }
 
-    fn with_account(
-        &mut self,
-        id: AccountId,
-        seq: Seq,
-        enter: impl FnOnce(&mut Account, &crate::rates::Rates, &mut Effects) -> UnixSeconds,
-    ) {
-        if owner(id.0, self.workers) != self.worker {
-            return;
-        }
-        let slot = self.account_slot(id);
-        let account = &mut self.accounts[slot as usize];
-        let rates = &self.reference.rates[usize::from(account.rates)];
-        let at = enter(account, rates, &mut self.out.effects);
-        let newest = self.by_meter.get(account.meter.0 as usize);
-        let meter = newest.and_then(|slot| self.meters.get(*slot as usize));
-        account.stand(meter, at, seq, &mut self.out.effects);
-    }
-
-    fn install(&mut self, seq: Seq, installation: &Installation) {
+    pub(crate) fn install(&mut self, seq: Seq, installation: &Installation) {
         let Installation { meter: id, account, at, start } = *installation;
         let index = id.0 as usize;
         let newest = self.by_meter.get(index).and_then(|slot| self.meters.get(*slot as usize));
@@ -186,6 +175,7 @@ impl Books {
         if let Some(account) = account {
             account.begin(id, at, rates);
             self.standing_due = self.standing_due.min(account.standing_due);
+            self.supply_new_meter(seq, installation.account);
         }
     }
 
@@ -202,7 +192,7 @@ impl Books {
         }
     }
 
-    fn remove(&mut self, seq: Seq, removal: &Removal) {
+    pub(crate) fn remove(&mut self, seq: Seq, removal: &Removal) {
         let Removal { meter: id, at, end } = *removal;
         let slot = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
         if self.meters.get(slot as usize).is_none_or(|meter| meter.to != OPEN_END) {
@@ -271,27 +261,6 @@ impl Books {
             // Too far back to be looked at again.
             Late::Unknown(_) => Outcome::Quarantined(QuarantineReason::Rejected),
         }
-    }
-}
-
-impl Account {
-    /// Where the account stands after a movement that no reading made.
-    pub(crate) fn stand(
-        &mut self,
-        meter: Option<&Meter>,
-        at: UnixSeconds,
-        seq: Seq,
-        effects: &mut Effects,
-    ) {
-        alarm::balance(self, at, seq, &mut effects.alarms);
-        effects.balances.push(BalanceRow {
-            account: self.id,
-            meter: self.meter,
-            balance: self.balance(),
-            as_of: meter.map_or(UnixSeconds(0), |meter| meter.newest),
-            complete_through: meter.map_or(UnixSeconds(0), Meter::complete_through),
-            seq,
-        });
     }
 }
 

@@ -117,47 +117,50 @@ impl Desk<'_> {
         }
     }
 
-    /// Charges the energy of a pair of neighbours, by the rates of its intervals.
+    /// Charges the energy of a pair of neighbours, by the rates of its intervals: a movement for
+    /// each block period it reaches into.
     pub(crate) fn charge(&mut self, pair: &Pair) {
-        let Some(cause) = self.cause(pair.from, pair.to) else { return };
-        let ticks = self.charge_parts(pair, 1);
-        self.enter_energy(Money::from_ticks(ticks), pair.to, cause);
+        let mut parts = Parts::default();
+        self.charge_parts(pair, 1, &mut parts);
+        for part in parts.all() {
+            self.enter_energy(LedgerKind::Energy, part, part.to);
+        }
     }
 
     /// Charges `wh` at one rate.
     #[inline]
     pub(crate) fn charge_cell(&mut self, cell: Cell, wh: u64, from: UnixSeconds, to: UnixSeconds) {
-        let Some(cause) = self.cause(from, to) else { return };
         let Some(account) = &mut self.account else { return };
         let wh = i64::try_from(wh).unwrap_or(i64::MAX);
-        let ticks = account.charge(cell, wh, self.rates);
-        self.enter_energy(ticks, to, cause);
+        let ticks = account.charge(cell, wh, self.rates).ticks();
+        self.enter_energy(LedgerKind::Energy, &Part { period: cell.period, from, to, ticks }, to);
     }
 
-    /// Adds a pair's energy to the sums (`sign` 1) or takes it back (`sign` -1), and returns by
-    /// how much the charge rises.
-    pub(crate) fn charge_parts(&mut self, pair: &Pair, sign: i64) -> i64 {
-        let Some(account) = &mut self.account else { return 0 };
-        let (mut at, mut risen, mut ticks) = (pair.from, 0, 0_i64);
+    /// Adds a pair's energy to the sums (`sign` 1) or takes it back (`sign` -1), and adds up by
+    /// how much the charge of each block period rises.
+    pub(crate) fn charge_parts(&mut self, pair: &Pair, sign: i64, parts: &mut Parts) {
+        let Some(account) = &mut self.account else { return };
+        let (mut at, mut risen) = (pair.from, 0);
         while at < pair.to {
             let (cell, end) = self.rates.run(at);
             let end = end.min(pair.to);
             let rise = pair.rise_at(end);
             let wh = i64::try_from(rise - risen).unwrap_or(i64::MAX);
-            let more = account.charge(cell, sign * wh, self.rates);
-            ticks = ticks.saturating_add(more.ticks());
+            let ticks = account.charge(cell, sign * wh, self.rates).ticks();
+            parts.add(Part { period: cell.period, from: at, to: end, ticks });
             (at, risen) = (end, rise);
         }
-        ticks
     }
 
+    /// Enters what a block period is charged, at an instant within the part.
     #[inline]
-    pub(crate) fn enter_energy(&mut self, charge: Money, at: UnixSeconds, cause: Cause) {
+    pub(crate) fn enter_energy(&mut self, kind: LedgerKind, part: &Part, at: UnixSeconds) {
+        let meter: MeterId = self.meter.id;
+        let cause = Cause::Readings { meter, from: part.from, to: part.to };
         let Some(account) = &mut self.account else { return };
-        let amount = Money::from_ticks(charge.ticks().saturating_neg());
-        let kind = LedgerKind::Energy;
+        let amount = Money::from_ticks(part.ticks.saturating_neg());
         let movement = Movement { account: self.meter.account, kind, amount, at, cause };
-        account.enter(movement, self.seq, &mut self.out.effects.ledger);
+        account.enter(movement, self.seq, &mut self.out.effects);
         alarm::balance(account, at, self.seq, &mut self.out.effects.alarms);
     }
 
@@ -187,10 +190,39 @@ impl Desk<'_> {
     pub(crate) fn gap_rows(&self) -> RowOf {
         RowOf { meter: self.meter.id, period_s: self.class.period_s, rev: self.seq }
     }
+}
 
-    #[inline]
-    fn cause(&self, from: UnixSeconds, to: UnixSeconds) -> Option<Cause> {
-        let meter: MeterId = self.meter.id;
-        self.account.as_ref().map(|_| Cause::Readings { meter, from, to })
+/// What a block period is charged for a stretch of readings.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Part {
+    pub(crate) period: u32,
+    pub(crate) from: UnixSeconds,
+    pub(crate) to: UnixSeconds,
+    pub(crate) ticks: i64,
+}
+
+/// Parts by block period, in the order of the first mention. There is nearly always one.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    first: Option<Part>,
+    rest: Vec<Part>,
+}
+
+impl Parts {
+    pub(crate) fn add(&mut self, more: Part) {
+        let known = self.first.iter_mut().chain(&mut self.rest);
+        if let Some(part) = known.into_iter().find(|part| part.period == more.period) {
+            part.from = part.from.min(more.from);
+            part.to = part.to.max(more.to);
+            part.ticks = part.ticks.saturating_add(more.ticks);
+        } else if self.first.is_none() {
+            self.first = Some(more);
+        } else {
+            self.rest.push(more);
+        }
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Part> {
+        self.first.iter().chain(&self.rest)
     }
 }

@@ -390,6 +390,7 @@ fn append(effects: &mut Effects, part: &mut Effects) {
     join(&mut effects.gaps, &mut part.gaps);
     join(&mut effects.losses, &mut part.losses);
     join(&mut effects.recalls, &mut part.recalls);
+    join(&mut effects.orders, &mut part.orders);
 }
 
 /// Where the rows of a batch begin in effects that may hold others before.
@@ -403,6 +404,7 @@ struct Marks {
     gaps: usize,
     losses: usize,
     recalls: usize,
+    orders: usize,
 }
 
 impl Marks {
@@ -417,6 +419,7 @@ impl Marks {
             gaps: effects.gaps.len(),
             losses: effects.losses.len(),
             recalls: effects.recalls.len(),
+            orders: effects.orders.len(),
         }
     }
 
@@ -430,5 +433,6 @@ impl Marks {
         effects.gaps[self.gaps..].sort_by_key(|row| (row.rev, row.meter));
         effects.losses[self.losses..].sort_by_key(|row| (row.rev, row.transformer, row.start));
         effects.recalls[self.recalls..].sort_by_key(|row| (row.seq, row.meter));
+        effects.orders[self.orders..].sort_by_key(|row| (row.seq, row.account));
     }
 }

@@ -123,6 +123,14 @@ impl Meter {
         self.from.0 <= at.0 && at.0 < self.to.0
     }
 
+    /// Whether the newest sample was read, and nothing is absent just before it.
+    pub(crate) fn is_last_actual(&self) -> bool {
+        let before = self.newest.minus(1);
+        let is_after_gap =
+            self.cold.as_ref().is_some_and(|cold| cold.gaps.around(before).is_some());
+        !self.is_empty() && !self.has(Self::ANCHORED) && !is_after_gap
+    }
+
     /// Up to here nothing is missing.
     pub(crate) fn complete_through(&self) -> UnixSeconds {
         self.newest.min(self.oldest_gap)

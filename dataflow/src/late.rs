@@ -1,9 +1,9 @@
 //! A late reading: it comes between two neighbours, and what was computed across them is computed
 //! again. Where a sample that this needs is no longer held, nothing changes and the store is asked.
 
-use meter::{Cause, INTERVAL_S, IntervalQuality, Money, Outcome, QuarantineReason, UnixSeconds};
+use meter::{INTERVAL_S, IntervalQuality, LedgerKind, Outcome, QuarantineReason, UnixSeconds};
 
-use crate::desk::{Desk, Metered};
+use crate::desk::{Desk, Metered, Parts};
 use crate::installed::{Meter, OPEN_END};
 use crate::interval::touched;
 use crate::parking::Window;
@@ -147,17 +147,20 @@ impl Desk<'_> {
         Late::Unknown(Window::around(from, to).within(self.meter.from, self.meter.to))
     }
 
+    /// Rates the energy between the neighbours again. Where it was rated before, the difference is
+    /// a correction that names the stretch it puts right.
     fn recharge(&mut self, left: Option<&Sample>, sample: &Sample, right: &Sample) {
         let modulus = self.class.limits.modulus;
-        let mut ticks = 0;
+        let mut parts = Parts::default();
         if let Some(left) = left {
-            ticks += self.charge_parts(&Pair::between(left, right, modulus), -1);
-            ticks += self.charge_parts(&Pair::between(left, sample, modulus), 1);
+            self.charge_parts(&Pair::between(left, right, modulus), -1, &mut parts);
+            self.charge_parts(&Pair::between(left, sample, modulus), 1, &mut parts);
         }
-        ticks += self.charge_parts(&Pair::between(sample, right, modulus), 1);
-        let from = left.map_or(sample.at, |left| left.at);
-        let cause = Cause::Readings { meter: self.meter.id, from, to: right.at };
-        self.enter_energy(Money::from_ticks(ticks), sample.at, cause);
+        self.charge_parts(&Pair::between(sample, right, modulus), 1, &mut parts);
+        let kind = if left.is_some() { LedgerKind::Correction } else { LedgerKind::Energy };
+        for part in parts.all() {
+            self.enter_energy(kind, part, sample.at.max(part.from).min(part.to));
+        }
     }
 
     fn regap(&mut self, left: Option<&Sample>, sample: &Sample, right: &Sample) {

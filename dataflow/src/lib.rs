@@ -33,7 +33,12 @@ mod stats;
 
 mod account;
 mod charge;
+mod debt;
+mod money;
 mod rates;
+
+mod orders;
+mod supply;
 
 mod alarm;
 mod gap;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use meter::{
-    Change, Entry, Holidays, LocalCalendar, OutboxId, PlanId, Policy, Stored, TariffVersion,
-    UnixSeconds,
+    Change, Entry, FriendlyCalendar, Holidays, LocalCalendar, OutboxId, PlanId, Policy, Stored,
+    SupplyPolicy, TariffVersion, UnixSeconds,
 };
 
 use crate::account::RatesIndex;
@@ -17,6 +17,8 @@ pub(crate) const NO_RATES: RatesIndex = 0;
 #[derive(Debug)]
 pub(crate) struct Reference {
     pub(crate) policy: Policy,
+    pub(crate) supply: SupplyPolicy,
+    friendlies: BTreeMap<u32, FriendlyCalendar>,
     /// The newest tick.
     pub(crate) now: UnixSeconds,
     versions: BTreeMap<u32, Vec<TariffVersion>>,
@@ -32,6 +34,8 @@ impl Reference {
     pub(crate) fn new() -> Self {
         Self {
             policy: Policy::standard(),
+            supply: SupplyPolicy::standard(),
+            friendlies: BTreeMap::new(),
             now: UnixSeconds(0),
             versions: BTreeMap::new(),
             holidays: BTreeMap::new(),
@@ -55,6 +59,20 @@ impl Reference {
             rates.set_holidays(holidays.clone());
         }
         self.holidays.insert(holidays.calendar.0, holidays.clone());
+    }
+
+    pub(crate) fn set_friendly(&mut self, calendar: &FriendlyCalendar) {
+        self.friendlies.insert(calendar.friendly.0, calendar.clone());
+    }
+
+    /// Whether it is a friendly period now for an account with these rates.
+    pub(crate) fn is_friendly(&self, rates: RatesIndex, friendly: u32) -> bool {
+        let Some(calendar) = self.friendlies.get(&friendly) else { return false };
+        let Some(rates) = self.rates.get(usize::from(rates)) else { return false };
+        let local = rates.calendar().local(self.now);
+        let holidays = calendar.holidays.and_then(|id| self.holidays.get(&id.0));
+        holidays.is_some_and(|holidays| holidays.days.contains(&local.date))
+            || calendar.is_friendly(local.date, local.quarter)
     }
 
     /// The number of a zone's name.
@@ -90,6 +108,10 @@ impl Reference {
     /// Appends what a snapshot needs; the rates follow from it.
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
         let mut changes = vec![Change::Policy(self.policy)];
+        if self.supply != SupplyPolicy::standard() {
+            changes.push(Change::SupplyPolicy(self.supply));
+        }
+        changes.extend(self.friendlies.values().cloned().map(Change::Friendly));
         changes.extend(self.holidays.values().cloned().map(Change::Holidays));
         changes.extend(self.versions.values().flatten().cloned().map(Change::Tariff));
         let changes = changes.into_boxed_slice();
@@ -109,14 +131,9 @@ impl Reference {
                 Change::Policy(policy) => reference.policy = *policy,
                 Change::Holidays(holidays) => reference.set_holidays(holidays),
                 Change::Tariff(version) => reference.add_version(version),
-                Change::Meter(_)
-                | Change::Account(_)
-                | Change::Install(_)
-                | Change::Remove(_)
-                | Change::Purchase(_)
-                | Change::Sale(_)
-                | Change::Adjust(_)
-                | Change::Resolve(_) => return None,
+                Change::SupplyPolicy(policy) => reference.supply = *policy,
+                Change::Friendly(calendar) => reference.set_friendly(calendar),
+                _ => return None,
             }
         }
         reference.now = UnixSeconds::take(bytes)?;

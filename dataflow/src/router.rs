@@ -145,18 +145,20 @@ impl Router {
     }
 
     fn change(&mut self, change: &Change) {
-        let Change::Install(installation) = change else { return };
-        let id = installation.meter;
-        let account = installation.account;
+        let (id, account, at) = match change {
+            Change::Install(new) => (new.meter, new.account, new.at),
+            Change::Replace(new) => (new.new, new.account, new.at),
+            _ => return,
+        };
         let key = if account.is_some() { account.0 } else { id.0 };
         let before = self.meter(id).span;
         if before.key != 0 {
-            if installation.at <= before.from {
+            if at <= before.from {
                 return;
             }
             self.earlier.insert((id.0, before.from.0), before.key);
         }
-        self.meter(id).span = Span { from: installation.at, key };
+        self.meter(id).span = Span { from: at, key };
     }
 
     fn meter(&mut self, id: MeterId) -> &mut Device {

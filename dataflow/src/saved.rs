@@ -10,11 +10,13 @@ use crate::reference::Reference;
 use crate::router::owner;
 use crate::silence::Gateway;
 use crate::snapshot::Record;
+use crate::supply::Supply;
 
 const METER: u8 = 1;
 const ACCOUNT: u8 = 2;
 const INSTALLED: u8 = 3;
 const GATEWAY: u8 = 4;
+const SUPPLY: u8 = 5;
 
 impl Books {
     /// What all workers know alike.
@@ -37,6 +39,8 @@ impl Books {
             let key = u64::from(meter.id.0) << 32 | u64::from(meter.from.0);
             Record::of(INSTALLED, key, meter)
         }));
+        let supply = self.supply.values();
+        records.extend(supply.map(|s| Record::of(SUPPLY, s.account.0.into(), s)));
         let gateways = self.gateways.values();
         records.extend(gateways.map(|g| Record::of(GATEWAY, g.id().0.into(), g)));
         records
@@ -63,6 +67,12 @@ impl Books {
                     let gateway = Gateway::take(&mut bytes)?;
                     if owner(gateway.id().0, workers) == worker {
                         books.gateways.insert(gateway.id().0, gateway);
+                    }
+                }
+                SUPPLY => {
+                    let supply = Supply::take(&mut bytes)?;
+                    if owner(supply.account.0, workers) == worker {
+                        books.supply.insert(supply.account, supply);
                     }
                 }
                 _ => return None,

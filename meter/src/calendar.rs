@@ -117,6 +117,12 @@ impl LocalDate {
         Self(self.0.first_of_year())
     }
 
+    /// The day of the week, 0 Monday to 6 Sunday.
+    #[must_use]
+    pub fn weekday(self) -> u8 {
+        u8::try_from(self.0.weekday().to_monday_zero_offset()).unwrap_or(0)
+    }
+
     /// Working day or weekend (Saturday, Sunday); holidays are a calendar's business.
     #[must_use]
     pub fn day_type(self) -> DayType {
@@ -174,7 +180,7 @@ mod tests {
         let calendar = LocalCalendar::new("Asia/Shanghai").unwrap();
         let local = calendar.local(UnixSeconds(1_479_686_400)); // 2016-11-21T00:00:00Z
         assert_eq!((local.date.to_string().as_str(), local.quarter), ("2016-11-21", 32));
-        assert_eq!(local.date.day_type(), DayType::Workday);
+        assert_eq!((local.date.day_type(), local.date.weekday()), (DayType::Workday, 0));
         assert!(LocalCalendar::new("Asia/Peking").is_err());
     }
 }

@@ -4,8 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccountId, CalendarId, Current, CustomerId, Energy, GatewayId, LedgerKind, LocalDate, MeterId,
-    Money, PlanId, PurchaseId, Seq, TariffVersion, TransformerId, UnixSeconds, Voltage,
+    AccountId, CalendarId, Clearance, Closing, Current, CustomerId, DebtAgreement, Emergency,
+    Energy, FriendlyCalendar, GatewayId, LedgerKind, LocalDate, MeterId, ModeSwitch, Money,
+    OrderReport, PlanId, PurchaseId, Replacement, Seq, SupplyPolicy, SupplyTerms, TariffVersion,
+    TransformerId, UnixSeconds, Voltage,
 };
 
 /// One change of what exists or of money.
@@ -34,6 +36,28 @@ pub enum Change {
     Adjust(Adjustment),
     /// A person settled a quarantined reading.
     Resolve(Resolution),
+    /// A person books a movement of a kind, which may name the one it corrects.
+    Book(Booking),
+    /// Whether and how the node cuts off; the newest in the log counts.
+    SupplyPolicy(SupplyPolicy),
+    /// Under what terms an account is cut off, helped over and restored.
+    SupplyTerms(SupplyTerms),
+    /// A calendar of friendly periods, whole.
+    Friendly(FriendlyCalendar),
+    /// A customer took the emergency credit that was offered.
+    Emergency(Emergency),
+    /// Arrears are moved out of the balance.
+    Debt(DebtAgreement),
+    /// From an instant on an account is billed otherwise.
+    Switch(ModeSwitch),
+    /// One meter takes another's place.
+    Replace(Replacement),
+    /// An account ends.
+    Close(Closing),
+    /// A meter that tripped by itself may be restored.
+    Clear(Clearance),
+    /// What came of an order so far.
+    Order(OrderReport),
 }
 
 /// What a meter is for.
@@ -167,6 +191,23 @@ pub struct Adjustment {
     pub account: AccountId,
     /// Signed.
     pub amount: Money,
+    /// When.
+    pub at: UnixSeconds,
+    /// Why, for the statement.
+    pub reason: String,
+}
+
+/// A movement that a person books.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Booking {
+    /// For which account.
+    pub account: AccountId,
+    /// What it is: an adjustment, an opening balance, a free issue, a refund.
+    pub kind: LedgerKind,
+    /// Signed.
+    pub amount: Money,
+    /// The number of the account's movement that it corrects.
+    pub corrects: Option<u32>,
     /// When.
     pub at: UnixSeconds,
     /// Why, for the statement.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::stored::{stored_codes, stored_struct};
 use crate::{
-    AccountId, Current, Energy, LedgerRow, MeterId, Money, Power, PowerFactor, Reading, Seq,
-    Stored, Subject, TransformerId, UnixSeconds, Voltage,
+    AccountId, Current, Energy, LedgerRow, MeterId, Money, OrderRow, Power, PowerFactor, Reading,
+    Seq, Stored, Subject, TransformerId, UnixSeconds, Voltage,
 };
 
 /// What follows from a batch of entries, by kind.
@@ -30,6 +30,8 @@ pub struct Effects {
     pub losses: Vec<LossRow>,
     /// Questions for the store: accepted readings around a parked one.
     pub recalls: Vec<Recall>,
+    /// Steps of orders to relays.
+    pub orders: Vec<OrderRow>,
 }
 
 /// What became of one reading. Each received reading has exactly one final outcome.
@@ -203,6 +205,12 @@ pub enum AlarmCode {
     NegativeLoss,
     /// A day unlike the meter's days before.
     UnusualUse,
+    /// Emergency credit is offered to the account.
+    EmergencyOffered,
+    /// A movement passed the bounds of a balance; the rest is in suspense.
+    BalanceBound,
+    /// The meter opened its relay by itself: only a person restores it.
+    SupplyTrip,
 }
 
 /// How urgent.
@@ -335,6 +343,9 @@ stored_codes!(AlarmCode {
     LineLoss = 16,
     NegativeLoss = 17,
     UnusualUse = 18,
+    EmergencyOffered = 24,
+    BalanceBound = 25,
+    SupplyTrip = 26,
 });
 stored_codes!(Severity { Notice = 1, Warning = 2, Critical = 3 });
 stored_codes!(AlarmState { Raised = 1, Cleared = 2 });
@@ -409,8 +420,18 @@ impl Effects {
 
     /// Empties every kind and keeps the memory.
     pub fn clear(&mut self) {
-        let Self { verdicts, settled, intervals, ledger, balances, alarms, gaps, losses, recalls } =
-            self;
+        let Self {
+            verdicts,
+            settled,
+            intervals,
+            ledger,
+            balances,
+            alarms,
+            gaps,
+            losses,
+            recalls,
+            orders,
+        } = self;
         verdicts.clear();
         settled.clear();
         intervals.clear();
@@ -420,6 +441,7 @@ impl Effects {
         gaps.clear();
         losses.clear();
         recalls.clear();
+        orders.clear();
     }
 }
 

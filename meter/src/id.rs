@@ -60,6 +60,14 @@ id! {
     CalendarId(u32)
 }
 id! {
+    /// A calendar of friendly periods.
+    FriendlyId(u32)
+}
+id! {
+    /// An order to a meter's relay: its account and number, see [`OrderId::new`].
+    OrderId(u64)
+}
+id! {
     /// A purchase, unique for ever.
     PurchaseId(u64)
 }

@@ -31,11 +31,12 @@ mod effect;
 mod entry;
 mod ledger;
 mod stored;
+mod supply;
 
 pub use calendar::{LocalCalendar, LocalDate, LocalQuarter, ZoneError};
 pub use change::{
-    AccountTerms, Adjustment, AlarmPolicy, Change, Decision, Holidays, Installation, MeterRecord,
-    Mode, Policy, Purchase, Removal, Resolution, Role, Sale, SaleLine,
+    AccountTerms, Adjustment, AlarmPolicy, Booking, Change, Decision, Holidays, Installation,
+    MeterRecord, Mode, Policy, Purchase, Removal, Resolution, Role, Sale, SaleLine,
 };
 pub use effect::{
     AlarmCode, AlarmRow, AlarmState, BalanceRow, Effects, GapRow, GapState, IntervalQuality,
@@ -44,8 +45,8 @@ pub use effect::{
 pub use entry::{Entry, EntryError, Neighbours};
 pub use event::{EventCode, MeterEvent, Subject};
 pub use id::{
-    AccountId, CalendarId, CustomerId, GatewayId, MeterId, OutboxId, PlanId, PurchaseId, Seq,
-    SystemTitle, TransformerId,
+    AccountId, CalendarId, CustomerId, FriendlyId, GatewayId, MeterId, OrderId, OutboxId, PlanId,
+    PurchaseId, Seq, SystemTitle, TransformerId,
 };
 pub use ledger::{Cause, Contra, LedgerKind, LedgerRow};
 pub use quantity::{
@@ -54,6 +55,11 @@ pub use quantity::{
 };
 pub use reading::{Fields, Reading, Relay};
 pub use stored::Stored;
+pub use supply::{
+    Clearance, Closing, DebtAgreement, Emergency, FriendlyCalendar, FriendlySpan, ModeSwitch,
+    OrderKind, OrderNews, OrderReason, OrderReport, OrderRow, OrderState, Replacement,
+    SupplyPolicy, SupplyTerms, Trip,
+};
 pub use tariff::{
     Block, BlockPeriod, DayProfile, DayType, MonthDay, Season, Switch, TariffError, TariffVersion,
 };

@@ -2,8 +2,8 @@
 //! in the order of the declaration. A layout never changes; a new one gets a new tag.
 
 use crate::{
-    AccountId, Current, Energy, Fields, Frequency, GatewayId, MeterId, Money, Power, PowerFactor,
-    ReactivePower, Reading, Seq, TransformerId, UnixSeconds, Voltage,
+    AccountId, Current, Energy, Fields, Frequency, FriendlyId, GatewayId, MeterId, Money, OrderId,
+    Power, PowerFactor, ReactivePower, Reading, Seq, TransformerId, UnixSeconds, Voltage,
 };
 
 /// A value with a fixed layout on disk.
@@ -53,6 +53,8 @@ stored_newtypes! {
     AccountId(u32) = AccountId, |v: AccountId| v.0;
     GatewayId(u32) = GatewayId, |v: GatewayId| v.0;
     TransformerId(u32) = TransformerId, |v: TransformerId| v.0;
+    FriendlyId(u32) = FriendlyId, |v: FriendlyId| v.0;
+    OrderId(u64) = OrderId, |v: OrderId| v.0;
     Seq(u64) = Seq, |v: Seq| v.0;
     UnixSeconds(u32) = UnixSeconds, |v: UnixSeconds| v.0;
     Fields(u16) = Fields, |v: Fields| v.0;

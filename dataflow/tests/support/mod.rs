@@ -13,9 +13,9 @@ use dataflow::{Config, Engine};
 use meter::{
     AccountId, AccountTerms, BalanceRow, Block, BlockPeriod, Change, CurrencyCode, Current,
     CustomerId, DayProfile, Effects, Energy, Entry, Fields, GapRow, GatewayId, Installation,
-    IntervalRow, LedgerRow, LocalDate, MeterId, MeterRecord, Mode, Money, MonthDay, Neighbours,
-    OutboxId, Outcome, PlanId, Power, Price, Reading, Role, Season, Seq, Switch, TariffVersion,
-    TransformerId, UnixSeconds, Voltage,
+    IntervalRow, LedgerKind, LedgerRow, LocalDate, MeterId, MeterRecord, Mode, Money, MonthDay,
+    Neighbours, OutboxId, Outcome, PlanId, Power, Price, Reading, Role, Season, Seq, Switch,
+    TariffVersion, TransformerId, UnixSeconds, Voltage,
 };
 
 /// A file of the shared data, where it is there.
@@ -240,6 +240,7 @@ fn merge(all: &mut Effects, more: &Effects) {
     all.gaps.extend_from_slice(&more.gaps);
     all.losses.extend_from_slice(&more.losses);
     all.recalls.extend_from_slice(&more.recalls);
+    all.orders.extend_from_slice(&more.orders);
 }
 
 /// Where things stand in the end, whatever way led there.
@@ -248,7 +249,7 @@ pub(crate) struct End {
     /// The last row of each key, its version aside.
     pub(crate) intervals: BTreeMap<(MeterId, UnixSeconds), IntervalRow>,
     /// Σ of the ledger by account and kind.
-    pub(crate) sums: BTreeMap<(AccountId, meter::LedgerKind), i64>,
+    pub(crate) sums: BTreeMap<(AccountId, LedgerKind), i64>,
     /// Balance, newest stamp and completeness by account and meter.
     pub(crate) stands: BTreeMap<(AccountId, MeterId), (Money, UnixSeconds, UnixSeconds)>,
     /// Open gaps by meter and start.
@@ -262,9 +263,20 @@ impl End {
         for row in &effects.intervals {
             end.intervals.insert((row.meter, row.start), IntervalRow { rev: Seq(0), ..*row });
         }
-        for LedgerRow { account, kind, amount, .. } in &effects.ledger {
-            *end.sums.entry((*account, *kind)).or_default() += amount.ticks();
+        let mut sides: BTreeMap<meter::Contra, i128> = BTreeMap::new();
+        let mut movements: BTreeMap<AccountId, (u64, i64)> = BTreeMap::new();
+        for LedgerRow { account, number, kind, amount, balance, .. } in &effects.ledger {
+            // What is put right counts where it was charged: the order of readings decides which.
+            let counted = if *kind == LedgerKind::Correction { LedgerKind::Energy } else { *kind };
+            *end.sums.entry((*account, counted)).or_default() += amount.ticks();
+            *sides.entry(kind.contra()).or_default() -= i128::from(amount.ticks());
+            let (last, stood) =
+                movements.entry(*account).or_insert((number - 1, balance.ticks() - amount.ticks()));
+            (*last, *stood) = (*last + 1, *stood + amount.ticks());
+            assert_eq!((*last, *stood), (*number, balance.ticks()), "no hole, and Σ = balance");
         }
+        let accounts: i128 = end.sums.values().map(|ticks| i128::from(*ticks)).sum();
+        assert_eq!(accounts + sides.values().sum::<i128>(), 0, "all accounts sum to zero");
         end.sums.retain(|_, ticks| *ticks != 0);
         for row in &effects.balances {
             let BalanceRow { account, meter, balance, as_of, complete_through, .. } = *row;

@@ -258,7 +258,7 @@ impl Row for AlarmRow {
             |r| subject_parts(r.subject).0;
         "subject_id" "UInt32" = |r| subject_parts(r.subject).1;
         "at" "DateTime('UTC')" = |r| r.at.0;
-        "code" "Enum8('over_voltage' = 1, 'under_voltage' = 2, 'overload' = 3, 'reverse_energy' = 4, 'power_down' = 5, 'relay' = 6, 'tamper' = 7, 'clock' = 8, 'register' = 9, 'register_proposal' = 10, 'low_balance' = 11, 'very_low_balance' = 12, 'overdrawn' = 13, 'meter_silent' = 14, 'gateway_silent' = 15, 'line_loss' = 16, 'negative_loss' = 17, 'unusual_use' = 18)" =
+        "code" "Enum8('over_voltage' = 1, 'under_voltage' = 2, 'overload' = 3, 'reverse_energy' = 4, 'power_down' = 5, 'relay' = 6, 'tamper' = 7, 'clock' = 8, 'register' = 9, 'register_proposal' = 10, 'low_balance' = 11, 'very_low_balance' = 12, 'overdrawn' = 13, 'meter_silent' = 14, 'gateway_silent' = 15, 'line_loss' = 16, 'negative_loss' = 17, 'unusual_use' = 18, 'emergency_offered' = 24, 'balance_bound' = 25, 'supply_trip' = 26)" =
             |r| r.code.code();
         "severity" "Enum8('notice' = 1, 'warning' = 2, 'critical' = 3)" = |r| r.severity.code();
         "state" "Enum8('raised' = 1, 'cleared' = 2)" = |r| r.state.code();

@@ -17,10 +17,11 @@ const STEPS: &[Step] = &[
     Step { version: 1, template: include_str!("../../../deploy/clickhouse/0001_tables.sql") },
     Step { version: 2, template: include_str!("../../../deploy/clickhouse/0002_views.sql") },
     Step { version: 3, template: include_str!("../../../deploy/clickhouse/0003_ledger.sql") },
+    Step { version: 4, template: include_str!("../../../deploy/clickhouse/0004_supply.sql") },
 ];
 
 /// The schema's version that this program makes and expects.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 const _: () = assert!(STEPS[STEPS.len() - 1].version == VERSION);
 

@@ -1,0 +1,89 @@
+//! What an account owes apart from its balance: arrears that purchases pay off in part, and
+//! emergency credit that the next purchases pay back in full.
+
+use meter::{LedgerKind, Money, UnixSeconds};
+
+use crate::account::share_of;
+use crate::snapshot::layout;
+
+/// Arrears that were moved out of the balance.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Debt {
+    /// What is left of them.
+    pub(crate) left: Money,
+    /// Of each purchase, in 1/10,000.
+    share_bp: u32,
+    /// At most this much in a local month; zero for no cap.
+    cap: Money,
+    /// What was recovered in the month that began at `month`.
+    recovered: Money,
+    month: UnixSeconds,
+}
+
+layout!(Debt { left, share_bp, cap, recovered, month });
+
+impl Debt {
+    /// Adds arrears, under new terms for all of them.
+    pub(crate) fn agree(&mut self, amount: Money, share_bp: u32, cap: Money) {
+        self.left = Money::from_ticks(self.left.ticks().saturating_add(amount.ticks()));
+        (self.share_bp, self.cap) = (share_bp, cap);
+    }
+
+    /// What a purchase in the local month that began at `month` pays off.
+    pub(crate) fn due(&self, paid: Money, month: UnixSeconds) -> Money {
+        let share = share_of(paid, self.share_bp).min(self.left);
+        if self.cap == Money::ZERO {
+            return share;
+        }
+        let recovered = if month == self.month { self.recovered.ticks() } else { 0 };
+        let open = self.cap.ticks().saturating_sub(recovered).max(0);
+        share.min(Money::from_ticks(open))
+    }
+
+    /// A movement of the account that may pay the debt off, or take that back.
+    pub(crate) fn note(&mut self, kind: LedgerKind, amount: Money, month: UnixSeconds) {
+        if kind != LedgerKind::DebtRecovery {
+            return;
+        }
+        let plus =
+            |money: Money, ticks: i64| Money::from_ticks(money.ticks().saturating_add(ticks));
+        self.left = plus(self.left, amount.ticks());
+        if month != self.month {
+            (self.month, self.recovered) = (month, Money::ZERO);
+        }
+        self.recovered = plus(self.recovered, amount.ticks().saturating_neg());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn money(ticks: i64) -> Money {
+        Money::from_ticks(ticks)
+    }
+
+    #[test]
+    fn a_purchase_pays_its_share_up_to_the_cap_of_the_month() {
+        let cent = Money::TICKS_PER_CENT;
+        let mut debt = Debt::default();
+        debt.agree(money(100 * cent), 2500, money(40 * cent));
+        let (may, june) = (UnixSeconds(1), UnixSeconds(2));
+        let pay = |debt: &mut Debt, paid, month, want| {
+            let due = debt.due(money(paid * cent), month);
+            assert_eq!(due, money(want * cent), "paid={paid} {debt:?}");
+            debt.note(LedgerKind::DebtRecovery, money(-due.ticks()), month);
+        };
+        pay(&mut debt, 100, may, 25);
+        pay(&mut debt, 100, may, 15);
+        pay(&mut debt, 100, may, 0);
+        pay(&mut debt, 400, june, 40);
+        // A reversal gives back, and the month may recover it again.
+        debt.note(LedgerKind::DebtRecovery, money(10 * cent), june);
+        pay(&mut debt, 400, june, 10);
+        pay(&mut debt, 400, UnixSeconds(3), 20);
+        assert_eq!(debt.left, Money::ZERO);
+        debt.note(LedgerKind::Fee, money(-5), june);
+        assert_eq!(debt.left, Money::ZERO);
+    }
+}
