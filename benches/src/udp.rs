@@ -533,6 +533,7 @@ fn config(connections_max: u32) -> Config {
         tcp_listen: any,
         shards: 1,
         head_end_title: HEAD_END,
+        command_title: SystemTitle(*b"MTD\0\0\0\0\xFE"),
         udp_receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
         udp_coalesce: true,
         frame_bytes_max: 8192,

@@ -23,7 +23,7 @@ pub(crate) struct Ack {
 }
 
 /// Where an acknowledgement goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Destination {
     /// The sender of the datagram.
     Datagram(SocketAddr),

@@ -19,6 +19,9 @@ pub struct Config {
     pub shards: u16,
     /// System title of this head-end, the sender of acknowledgements.
     pub head_end_title: SystemTitle,
+    /// System title that commands are sealed under: another than [`Self::head_end_title`], whose
+    /// counters are those of the notifications it confirms.
+    pub command_title: SystemTitle,
     /// Receive buffer asked for each UDP socket; what was granted is in [`crate::Bound`].
     pub udp_receive_buffer_bytes: usize,
     /// Let the kernel coalesce datagrams of one sender (it does where the sender segments).

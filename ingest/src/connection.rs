@@ -50,7 +50,7 @@ enum Session {
     /// No authentic frame yet.
     Unproven,
     /// A meter's frame came first.
-    Meter,
+    Meter(RecordIndex),
     /// It belongs to this gateway.
     Gateway(GatewayId, RecordIndex),
 }
@@ -175,9 +175,13 @@ impl Connection {
         }
         match self.session {
             Session::Unproven => {}
-            Session::Meter => sessions.give_back(),
+            Session::Meter(record) => {
+                sessions.give_back();
+                desk.downlink.session_ended(record, self.destination);
+            }
             Session::Gateway(gateway, record) => {
                 sessions.give_back();
+                desk.downlink.session_ended(record, self.destination);
                 if desk.directory.record(record).session_ended() {
                     let down = link(gateway, EventCode::LinkDown, desk);
                     desk.outbound.entries.push(down);
@@ -247,7 +251,15 @@ impl Connection {
         sessions: &Quota,
         desk: &mut Desk,
     ) -> Result<(), Outcome> {
-        let claim = desk.claim(frame)?;
+        let claim = match desk.claim(frame) {
+            // A meter that is asked answers in the clear at first; a stranger is not asked.
+            Err(Outcome::Unasked) if self.session != Session::Unproven => {
+                desk.hear_clear(frame, self.destination);
+                return Ok(());
+            }
+            Err(Outcome::Unasked) => return Err(Outcome::UnsupportedSecurity),
+            claim => claim?,
+        };
         let (device, _) = desk.directory.record(claim.record).device();
         if let (Session::Gateway(own, _), Device::Gateway(other)) = (self.session, device)
             && own != other
@@ -269,17 +281,25 @@ impl Connection {
             }
         }
         self.prove(device, claim.record, start, desk);
+        desk.downlink.heard(claim.record, self.destination, &desk.directory, desk.now);
         Ok(())
     }
 
     /// Takes note of whom an authentic frame was from. The link's event goes before its entries.
     fn prove(&mut self, device: Device, record: RecordIndex, start: usize, desk: &mut Desk) {
         match device {
-            Device::Meter(_) if self.session == Session::Unproven => self.session = Session::Meter,
+            Device::Meter(_) if self.session == Session::Unproven => {
+                self.session = Session::Meter(record);
+                desk.downlink.session_opened(record, self.destination);
+            }
             Device::Meter(_) => {}
             Device::Gateway(_) if matches!(self.session, Session::Gateway(..)) => {}
             Device::Gateway(gateway) => {
+                if let Session::Meter(meter) = self.session {
+                    desk.downlink.session_ended(meter, self.destination);
+                }
                 self.session = Session::Gateway(gateway, record);
+                desk.downlink.session_opened(record, self.destination);
                 if desk.directory.record(record).session_opened() {
                     let up = link(gateway, EventCode::LinkUp, desk);
                     desk.outbound.entries.insert(start, up);

@@ -29,6 +29,8 @@ pub(crate) struct Datagrams {
     next: usize,
     is_readable: bool,
     drops: u32,
+    /// Frames of commands in the outbox.
+    requests: u64,
 }
 
 /// A datagram in the inbox, read as far as it goes without a key.
@@ -52,6 +54,7 @@ impl Datagrams {
             next: 0,
             is_readable: true,
             drops: 0,
+            requests: 0,
         }
     }
 
@@ -101,8 +104,17 @@ impl Datagrams {
         let mut sent = Sent::default();
         // Would block: the rest goes when the socket is writable.
         let _later = self.outbox.send(&self.socket, &mut sent);
-        desk.tally.acks += sent.datagrams;
+        // Requests among them were counted as such.
+        let requests = std::mem::take(&mut self.requests).min(sent.datagrams);
+        desk.tally.acks += sent.datagrams - requests;
         desk.tally.acks_lost += sent.lost;
+    }
+
+    /// Puts the frame of a command with what goes out next.
+    pub(crate) fn request(&mut self, to: SocketAddr, frame: &[u8], desk: &mut Desk) {
+        self.outbox.push(to, frame);
+        self.requests += 1;
+        desk.tally.requests += 1;
     }
 
     /// Gives up what was received and not admitted.
@@ -159,15 +171,16 @@ impl Datagrams {
         while self.next < self.pieces.len() && desk.may_read() {
             let piece = &self.pieces[self.next];
             self.next += 1;
-            let admitted = screen(piece, desk).and_then(|claim| {
-                let bytes = self.inbox.bytes(piece.message);
-                let frame = &mut bytes[piece.start..piece.start + piece.size];
-                desk.admit(&claim, frame, Destination::Datagram(piece.from))
-            });
-            match admitted {
-                Ok(admitted) => {
-                    desk.directory.record(admitted.record).heard_from(piece.source.short());
+            let bytes = self.inbox.bytes(piece.message);
+            let frame = &mut bytes[piece.start..piece.start + piece.size];
+            let from = Destination::Datagram(piece.from);
+            match screen(piece, desk).and_then(|claim| desk.admit(&claim, frame, from)) {
+                Ok(record) => {
+                    let peer = piece.source.short();
+                    desk.directory.record(record).heard_from(peer, piece.from, desk.shard);
+                    desk.downlink.heard(record, from, &desk.directory, desk.now);
                 }
+                Err(Outcome::Unasked) => desk.hear_clear(frame, from),
                 Err(outcome) => desk.refuse(outcome, piece.source),
             }
         }

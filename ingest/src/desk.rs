@@ -8,8 +8,9 @@ use meter::wire::dlms::Templates;
 
 use crate::batch::{Ack, Destination, Outbound};
 use crate::config::Config;
-use crate::directory::Directory;
-use crate::frame::{Admitted, Claim, admit, claim};
+use crate::directory::{Directory, RecordIndex};
+use crate::downlink::Downlink;
+use crate::frame::{Admitted, Claim, admit, claim, clear_answer};
 use crate::limits::{FailureTable, Source};
 use crate::outcome::Outcome;
 use crate::stats::Tally;
@@ -22,6 +23,9 @@ pub(crate) struct Desk {
     pub(crate) outbound: Outbound,
     pub(crate) failures: FailureTable,
     pub(crate) tally: Tally,
+    pub(crate) downlink: Downlink,
+    /// This shard's number.
+    pub(crate) shard: u16,
     /// The turn's time on the monotonic clock.
     pub(crate) now: Duration,
     /// Time spent listening: it stands still while the log is behind, so that nobody is sent away
@@ -52,18 +56,36 @@ impl Desk {
         claim(frame, &self.directory)
     }
 
-    /// Opens a frame; its entries are in the open batch then, and its acknowledgement waits.
+    /// Opens a frame; its entries are in the open batch then, and its acknowledgement waits. An
+    /// answer to a command goes to who waits for it. The device it is from.
     pub(crate) fn admit(
         &mut self,
         claim: &Claim,
         frame: &mut [u8],
         from: Destination,
-    ) -> Result<Admitted, Outcome> {
+    ) -> Result<RecordIndex, Outcome> {
         let entries = &mut self.outbound.entries;
-        let admitted = admit(claim, frame, &self.directory, &self.templates, self.wall, entries)?;
-        let record = admitted.record;
-        self.outbound.note(admitted.receipt.map(|receipt| Ack { to: from, record, receipt }));
-        Ok(admitted)
+        let record = claim.record;
+        match admit(claim, frame, &self.directory, &self.templates, self.wall, entries)? {
+            Admitted::Told(receipt) => {
+                self.outbound.note(receipt.map(|receipt| Ack { to: from, record, receipt }));
+            }
+            Admitted::Answer(heard) => {
+                let is_awaited = self.downlink.hear(record, heard, &self.directory, self.now);
+                let outcome = if is_awaited { Outcome::Answered } else { Outcome::Unasked };
+                self.tally.count(outcome);
+            }
+        }
+        Ok(record)
+    }
+
+    /// Takes an answer that is not under keys; it counts only where it is waited for.
+    pub(crate) fn hear_clear(&mut self, frame: &[u8], from: Destination) {
+        let answer = clear_answer(frame, &self.directory);
+        let is_awaited = answer.is_some_and(|(meter, apdu)| {
+            self.downlink.hear_clear(meter, apdu, from, &self.directory, self.now)
+        });
+        self.tally.count(if is_awaited { Outcome::Answered } else { Outcome::Unasked });
     }
 
     /// Counts a frame that was refused, and against whom.

@@ -7,7 +7,7 @@
 //! | part | bytes a device |
 //! |---|---|
 //! | slot, table at most 3/4 full | 5 to 11 |
-//! | record: title, two keys, window, attributes | 88 |
+//! | record: title, two keys, window, attributes, addresses | 96 |
 //!
 //! **Invariants:** a slot goes from empty to a record and from a record to a newer one of the same
 //! title, never back. A record's title and keys never change: new keys make a new record with an
@@ -15,12 +15,14 @@
 //! that nothing is accepted again when it comes back.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use meter::wire::dlms::Keys;
 use meter::{GatewayId, MeterId, SystemTitle};
 use thiserror::Error;
+use zeroize::Zeroize as _;
 
 use crate::window::Window;
 
@@ -33,7 +35,7 @@ pub enum Device {
     Gateway(GatewayId),
 }
 
-/// A device as the registry knows it. Debug shows no key.
+/// A device as the registry knows it. Debug shows no key; whoever made it wipes it.
 #[derive(Clone, Copy)]
 pub struct Registration {
     /// Its name on the wire.
@@ -84,7 +86,7 @@ type Chunk = Box<[OnceLock<Record>; CHUNK_SIZE]>;
 const CHUNK_SIZE: usize = 1024;
 
 /// Number of a record; it stays valid as long as the directory.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct RecordIndex(u32);
 
 /// One device.
@@ -98,9 +100,19 @@ pub(crate) struct Record {
     link: AtomicU32,
     /// Digest of the address that its last authentic datagram came from.
     peer: AtomicU32,
+    /// That address where it is one of IPv4, and the shard that heard it: where commands go. From
+    /// the low end: address 32 bits, port 16, shard 16. 0: not known.
+    home: AtomicU64,
 }
 
-const _: () = assert!(size_of::<OnceLock<Record>>() == 88);
+const _: () = assert!(size_of::<OnceLock<Record>>() == 96);
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.encryption_key.zeroize();
+        self.authentication_key.zeroize();
+    }
+}
 
 /// What may change of a record in one step: number 32 bits, template 16, kind 1, presence 1.
 #[derive(Clone, Copy)]
@@ -140,6 +152,7 @@ impl Record {
             attributes: AtomicU64::new(0),
             link: AtomicU32::new(0),
             peer: AtomicU32::new(0),
+            home: AtomicU64::new(0),
         };
         record.amend(registration);
         record
@@ -204,11 +217,21 @@ impl Record {
         self.peer.load(Ordering::Relaxed) == peer
     }
 
-    /// Notes where an authentic datagram came from.
-    pub(crate) fn heard_from(&self, peer: u32) {
+    /// Notes where an authentic datagram came from: the digest of its address, the address, and
+    /// the shard that has it.
+    pub(crate) fn heard_from(&self, peer: u32, from: SocketAddr, shard: u16) {
         if !self.is_heard_from(peer) {
             self.peer.store(peer, Ordering::Relaxed);
+            self.home.store(home_of(from, shard), Ordering::Relaxed);
         }
+    }
+
+    /// Where its last authentic datagram came from, if this shard had it.
+    pub(crate) fn home(&self, shard: u16) -> Option<SocketAddr> {
+        let home = self.home.load(Ordering::Relaxed);
+        let is_here = home != 0 && (home >> 48) as u16 == shard;
+        let address = (Ipv4Addr::from_bits(home as u32), (home >> 32) as u16);
+        is_here.then(|| address.into())
     }
 }
 
@@ -350,6 +373,17 @@ impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Directory({} of {} records)", self.len(), self.devices_max)
     }
+}
+
+fn home_of(from: SocketAddr, shard: u16) -> u64 {
+    let address = match from.ip() {
+        IpAddr::V4(address) => Some(address),
+        // On a socket of IPv6 such an address is written otherwise: not known.
+        IpAddr::V6(_) => None,
+    };
+    address.map_or(0, |address| {
+        u64::from(shard) << 48 | u64::from(from.port()) << 32 | u64::from(address.to_bits())
+    })
 }
 
 const fn place(index: RecordIndex) -> (usize, usize) {

@@ -28,8 +28,11 @@ mod limits;
 mod ack;
 mod frame;
 
+mod errand;
+
 mod batch;
 mod desk;
+mod downlink;
 
 mod connection;
 mod datagrams;
@@ -47,6 +50,7 @@ mod edge;
 pub use config::Config;
 pub use directory::{Device, Directory, DirectoryError, Registration};
 pub use edge::OpenFiles;
+pub use errand::{Claim, Errand, ErrandEnd, ErrandFailure, ErrandReport, Errands};
 pub use fuzz::fuzz_datagram;
 pub use limits::FailureLimit;
 pub use listen::{BindError, Bound, Ingest, Meters, Running, Waker};

@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::edge::{self, OpenFiles};
+use crate::errand::{Errands, NoErrands};
 use crate::limits::Quota;
 use crate::ports::{Clock, Log};
 use crate::shard::{Deadline, Shard, WAKE};
@@ -185,6 +186,7 @@ impl Ingest {
                 templates: Arc::clone(&templates),
                 clock: control.clock.clone(),
                 log,
+                errands: Box::new(NoErrands),
                 quotas: Arc::clone(&control.meters.quotas),
                 counters: Arc::clone(&counters),
                 deadline: Arc::clone(&control.deadline),
@@ -212,6 +214,19 @@ impl Ingest {
     #[must_use]
     pub fn wakers(&self) -> Vec<Waker> {
         self.control.wakers.clone()
+    }
+
+    /// Gives the shards, in their order, a way to errands; without it they have none.
+    ///
+    /// # Panics
+    /// When there are not as many as shards.
+    #[must_use]
+    pub fn with_errands(mut self, errands: Vec<Box<dyn Errands>>) -> Self {
+        assert_eq!(errands.len(), self.shards.len(), "a shard has a way to errands of its own");
+        for (shard, errands) in self.shards.iter_mut().zip(errands) {
+            shard.errands = errands;
+        }
+        self
     }
 
     /// Starts a thread for each shard, named `ingest-0` and so on.

@@ -34,6 +34,10 @@ labels! {
     Outcome {
         /// Its entries are durable.
         Accepted => "accepted",
+        /// A meter's answer to a command.
+        Answered => "answered",
+        /// An answer that nobody waits for (any more).
+        Unasked => "unasked",
         /// The log could not take its batch; the device sends again.
         RefusedByLog => "refused_by_log",
         /// The node stopped before the log answered.

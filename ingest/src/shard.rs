@@ -13,11 +13,13 @@ use mio::net::{TcpListener, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, error};
 
-use crate::batch::{Ack, Outbound};
+use crate::batch::{Ack, Destination, Outbound};
 use crate::config::Config;
 use crate::datagrams::Datagrams;
 use crate::desk::Desk;
 use crate::directory::Directory;
+use crate::downlink::{Downlink, Outgoing};
+use crate::errand::Errands;
 use crate::limits::FailureTable;
 use crate::ports::{Clock, Log};
 use crate::stats::{Counters, Tally};
@@ -65,6 +67,7 @@ pub(crate) struct Shard {
     pub(crate) templates: Arc<Templates>,
     pub(crate) clock: Clock,
     pub(crate) log: Box<dyn Log>,
+    pub(crate) errands: Box<dyn Errands>,
     pub(crate) quotas: Arc<Quotas>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) deadline: Arc<Deadline>,
@@ -114,8 +117,10 @@ struct Turns {
 
 impl Turns {
     fn new(shard: Shard) -> io::Result<Self> {
-        let Shard { index, config, directory, clock, log, .. } = shard;
+        let Shard { index, config, directory, clock, log, errands, .. } = shard;
         let desk = Desk {
+            downlink: Downlink::new(errands, index, config.command_title),
+            shard: index,
             outbound: Outbound::new(index, log, &config),
             failures: FailureTable::new(config.failures),
             tally: Tally::default(),
@@ -160,6 +165,7 @@ impl Turns {
             }
             let is_idle = !self.datagrams.has_more() && !self.streams.has_more();
             next_sweep = self.streams.sweep(&mut self.desk);
+            self.ask();
             self.flush(is_idle);
         }
     }
@@ -172,10 +178,10 @@ impl Turns {
             Some(STALL)
         } else if has_more {
             Some(Duration::ZERO)
-        } else if self.streams.is_empty() {
-            None
         } else {
-            Some(next_sweep.saturating_sub(desk.now).max(Duration::from_millis(1)))
+            let sweep = (!self.streams.is_empty()).then_some(next_sweep);
+            let wake = sweep.into_iter().chain(desk.downlink.wakes_at()).min();
+            wake.map(|at| at.saturating_sub(desk.now).max(Duration::from_millis(1)))
         };
         self.poll(timeout)
     }
@@ -204,6 +210,23 @@ impl Turns {
         self.streams.acknowledge(&self.due, &mut self.desk);
         self.datagrams.acknowledge(&mut self.due, &mut self.desk);
         self.due.clear();
+    }
+
+    /// Takes errands and sends what their dialogues say.
+    fn ask(&mut self) {
+        self.desk.downlink.turn(&self.desk.directory, self.desk.now);
+        let outgoing = self.desk.downlink.take_outgoing();
+        if outgoing.is_empty() {
+            return;
+        }
+        for Outgoing { to, frame } in outgoing {
+            match to {
+                Destination::Datagram(to) => self.datagrams.request(to, &frame, &mut self.desk),
+                Destination::Stream { .. } => self.streams.request(to, &frame, &mut self.desk),
+            }
+        }
+        self.streams.write(&mut self.desk);
+        self.datagrams.acknowledge(&mut [], &mut self.desk);
     }
 
     fn flush(&mut self, is_idle: bool) {

@@ -68,6 +68,8 @@ tallies! {
     acks,
     /// Acknowledgements that could not be sent: the address is unreachable, the connection gone.
     acks_lost,
+    /// Frames of commands handed to the kernel, or to a connection.
+    requests,
     /// Connections accepted.
     accepted_connections,
     /// Turns in which a shard did not read because the log was behind.

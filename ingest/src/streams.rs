@@ -174,6 +174,24 @@ impl Streams {
             ));
             desk.tally.acks += 1;
         }
+        self.write(desk);
+    }
+
+    /// Puts the frame of a command on its connection, if that still stands.
+    pub(crate) fn request(&mut self, to: Destination, frame: &[u8], desk: &mut Desk) {
+        let Destination::Stream { place: index, generation } = to else { return };
+        let place = &mut self.places[index];
+        if let Some(connection) = &mut place.connection
+            && place.generation == generation
+        {
+            connection.acknowledge(frame);
+            self.unwritten.push(index);
+            desk.tally.requests += 1;
+        }
+    }
+
+    /// Writes what goes out, as much as the connections take.
+    pub(crate) fn write(&mut self, desk: &mut Desk) {
         while let Some(index) = self.unwritten.pop() {
             let Some(connection) = &mut self.places[index].connection else { continue };
             if let Err(ending) = connection.write(desk.config.out_bytes_max) {

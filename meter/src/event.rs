@@ -45,6 +45,62 @@ pub enum EventCode {
     LinkDown,
 }
 
+/// Kinds of events, each there or not.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EventSet(u16);
+
+impl EventSet {
+    /// With one kind more.
+    #[must_use]
+    pub fn with(self, code: EventCode) -> Self {
+        Self(self.0 | 1_u16.wrapping_shl(code.code().into()))
+    }
+
+    /// Whether this kind is there.
+    #[must_use]
+    pub fn has(self, code: EventCode) -> bool {
+        self.0 & Self::default().with(code).0 != 0
+    }
+
+    /// Whether none is there.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those there, in order of their codes.
+    pub fn iter(self) -> impl Iterator<Item = EventCode> {
+        EventCode::ALL.iter().copied().filter(move |code| self.has(*code))
+    }
+}
+
+impl EventCode {
+    /// Its name in push templates.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PowerDown => "power-down",
+            Self::PowerUp => "power-up",
+            Self::Tamper => "tamper",
+            Self::TamperEnd => "tamper-end",
+            Self::RelayOpened => "relay-opened",
+            Self::RelayClosed => "relay-closed",
+            Self::RelayFailed => "relay-failed",
+            Self::Clock => "clock",
+            Self::ReverseEnergy => "reverse-energy",
+            Self::LinkUp => "link-up",
+            Self::LinkDown => "link-down",
+        }
+    }
+
+    /// The kind of this name, of those that a device can tell; links are the node's own finding.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let told = |code: &&Self| !matches!(code, Self::LinkUp | Self::LinkDown);
+        Self::ALL.iter().filter(told).find(|code| code.name() == name).copied()
+    }
+}
+
 /// An event with its stamps.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct MeterEvent {

@@ -44,6 +44,10 @@ id! {
     TransformerId(u32)
 }
 id! {
+    /// A command to a meter.
+    CommandId(u64)
+}
+id! {
     /// A customer.
     CustomerId(u32)
 }

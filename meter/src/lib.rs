@@ -23,6 +23,7 @@ mod time;
 mod calendar;
 mod tariff;
 
+mod command;
 mod event;
 mod reading;
 
@@ -38,15 +39,16 @@ pub use change::{
     AccountTerms, Adjustment, AlarmPolicy, Booking, Change, Decision, Holidays, Installation,
     MeterRecord, Mode, Policy, Purchase, Removal, Resolution, Role, Sale, SaleLine,
 };
+pub use command::{Command, CommandOutcome, ControlState, TokenDigits};
 pub use effect::{
     AlarmCode, AlarmRow, AlarmState, BalanceRow, Effects, GapRow, GapState, IntervalQuality,
     IntervalRow, LossRow, Outcome, QuarantineReason, Recall, Settled, Severity, Spread, Verdict,
 };
 pub use entry::{Entry, EntryError, Neighbours};
-pub use event::{EventCode, MeterEvent, Subject};
+pub use event::{EventCode, EventSet, MeterEvent, Subject};
 pub use id::{
-    AccountId, CalendarId, CustomerId, FriendlyId, GatewayId, MeterId, OrderId, OutboxId, PlanId,
-    PurchaseId, Seq, SystemTitle, TransformerId,
+    AccountId, CalendarId, CommandId, CustomerId, FriendlyId, GatewayId, MeterId, OrderId, OutboxId,
+    PlanId, PurchaseId, Seq, SystemTitle, TransformerId,
 };
 pub use ledger::{Cause, Contra, LedgerKind, LedgerRow};
 pub use quantity::{

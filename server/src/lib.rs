@@ -12,6 +12,7 @@ pub mod config;
 pub mod node;
 
 pub mod books;
+pub mod commands;
 pub mod cursor;
 pub mod journal;
 pub mod ports;

@@ -33,7 +33,7 @@ use crate::journal::Journal;
 use crate::ports::ShardLog;
 use crate::relay::Relayed;
 use crate::sink::Pump;
-use crate::{recall, relay, ticks};
+use crate::{commands, recall, relay, ticks};
 
 /// Submissions that wait for the log.
 const SUBMISSIONS_MAX: usize = 256;
@@ -173,6 +173,7 @@ impl Node {
         let journal = Journal::new(wires.journal_origin(), wires.submit.clone(), applied);
         let directory = devices::directory(&registry, &opened.windows).await?;
         let socket_tier = bind_ingest(settings, &now, Arc::clone(&directory), &wires)?;
+        let (commands, socket_tier) = with_commands(socket_tier, &registry, &now);
 
         let answers = Arc::new(Notify::new());
         let log_progress = opened.log.progress();
@@ -213,6 +214,7 @@ impl Node {
         let ingest = socket_tier.spawn()?;
         let report = report::Report {
             ingest: ingest.meters(),
+            commands: commands.counts(),
             verdicts: Arc::clone(&opened.readers.verdicts),
             journal: Arc::clone(&journal),
             sunk: opened.sink.progress,
@@ -221,6 +223,7 @@ impl Node {
             sink: sink.opening(),
             engine: engine.as_ref().map(storage::engine::Supervisor::state),
         };
+        tasks.spawn(commands.run());
         let handles = web::Handles {
             registry,
             readers: opened.readers,
@@ -410,6 +413,13 @@ fn shards(settings: &Settings) -> u16 {
     }
 }
 
+/// The service that carries commands to meters, and the socket tier that it speaks through.
+fn with_commands(tier: Ingest, registry: &Arc<Registry>, now: &Now) -> (commands::Service, Ingest) {
+    let (port, errands) = commands::ports(tier.wakers());
+    let service = commands::Service::new(Arc::clone(registry), port, Arc::clone(now));
+    (service, tier.with_errands(errands))
+}
+
 fn bind_ingest(
     settings: &Settings,
     now: &Now,
@@ -425,6 +435,7 @@ fn bind_ingest(
         tcp_listen: ingest.tcp_listen,
         shards: shards(settings),
         head_end_title: SystemTitle(title),
+        command_title: commands::title(SystemTitle(title)),
         udp_receive_buffer_bytes: ingest.receive_buffer_bytes as usize,
         udp_coalesce: true,
         frame_bytes_max: ingest.frame_bytes_max as usize,

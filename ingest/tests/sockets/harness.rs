@@ -17,6 +17,7 @@ use meter::wire::{WireError, Writer};
 use meter::{Entry, GatewayId, MeterId, SystemTitle, UnixSeconds};
 
 pub(crate) const HEAD_END: SystemTitle = SystemTitle(*b"MTDHEAD1");
+pub(crate) const COMMANDER: SystemTitle = SystemTitle(*b"MTDHEAD2");
 pub(crate) const WALL: UnixSeconds = UnixSeconds(1_800_000_000);
 
 static TEMPLATES: LazyLock<Templates> = LazyLock::new(Templates::built_in);
@@ -67,6 +68,7 @@ pub(crate) fn config() -> Config {
         tcp_listen: any,
         shards: 1,
         head_end_title: HEAD_END,
+        command_title: COMMANDER,
         udp_receive_buffer_bytes: 16 << 20,
         udp_coalesce: true,
         frame_bytes_max: 4096,

@@ -11,6 +11,7 @@ use storage::log;
 use tokio::sync::watch;
 
 use super::clickhouse::Opening;
+use crate::commands;
 use crate::journal::Journal;
 use crate::sink;
 use crate::views::Verdicts;
@@ -21,6 +22,7 @@ const LAG_ENTRIES_MAX: u64 = 1_000_000;
 /// Everything that tells how the node is.
 pub(super) struct Report {
     pub(super) ingest: ingest::Meters,
+    pub(super) commands: Arc<commands::Counts>,
     pub(super) verdicts: Arc<Verdicts>,
     pub(super) journal: Arc<Journal>,
     pub(super) sunk: Arc<sink::Progress>,
@@ -100,6 +102,21 @@ impl Report {
         ] {
             out.labelled("meterd_readings_total", "verdict", verdict, count(counter));
         }
+
+        let commands = &self.commands;
+        out.family("meterd_commands_total", "counter", "Commands to meters by how they ended.");
+        for (end, counter) in [
+            ("answered", &commands.answered),
+            ("refused", &commands.refused),
+            ("expired", &commands.expired),
+            ("withdrawn", &commands.withdrawn),
+        ] {
+            out.labelled("meterd_commands_total", "end", end, count(counter));
+        }
+        let attempts = count(&commands.attempts);
+        out.counter("meterd_command_attempts_total", "Attempts at commands.", attempts);
+        out.counter("meterd_command_requests_total", "Frames of commands sent.", stats.requests);
+        out.gauge("meterd_commands_open", "Commands that wait.", count(&commands.open));
 
         out.gauge("meterd_log_durable_seq", "Entries below this are synced.", self.log.durable().0);
         let applied = self.journal.applied_through().0;

@@ -164,6 +164,12 @@ pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Random bytes for the challenge to a device.
+#[must_use]
+pub fn fresh_challenge() -> [u8; 16] {
+    <[u8; 16]>::generate()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod row;
 mod write;
 
 mod account;
+mod command;
 mod device;
 mod import;
 mod meters;
@@ -36,13 +37,14 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::sync::watch;
 
 pub use account::{Account, Customer, Limits, NewAccount};
+pub use command::{CommandRoute, CommandRow, NewCommand};
 pub use device::{Device, DeviceKind, DeviceRev};
 pub use error::{MasterKeyError, Nature, Refusal, RegistryError};
 pub use import::{
     Column, Counts, IMPORT_COLUMNS, ImportError, ImportFormat, ImportLimits, ImportReport,
     LineError,
 };
-pub use master::{DeviceKeys, parse_hex};
+pub use master::{DeviceKeys, fresh_challenge, parse_hex};
 pub use meters::{InstallationPeriod, Meter, MeterFilter, NewMeter};
 pub use outbox::OutboxRow;
 pub use place::{Gateway, NewGateway, Transformer};
@@ -78,6 +80,7 @@ pub struct Registry {
     tokens: RwLock<Arc<TokenTable>>,
     outbox: watch::Sender<OutboxId>,
     devices: watch::Sender<DeviceRev>,
+    commands: watch::Sender<u64>,
     /// Held by the import under way.
     imports: tokio::sync::Mutex<()>,
 }
@@ -119,6 +122,7 @@ impl Registry {
             tokens: RwLock::new(Arc::new(token::load(&readers).await?)),
             outbox: watch::Sender::new(OutboxId(last_of(&readers, "outbox").await?)),
             devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
+            commands: watch::Sender::new(0),
             imports: tokio::sync::Mutex::new(()),
             writer,
             readers,

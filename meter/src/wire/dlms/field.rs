@@ -1,6 +1,8 @@
 //! The fields a push can fill, and how a raw value becomes one.
 
-use crate::Relay;
+use std::collections::BTreeMap;
+
+use crate::{EventCode, EventSet, Relay};
 
 use super::super::{Fault, WireError};
 use super::run::Found;
@@ -23,6 +25,21 @@ pub(super) enum Field {
     PowerFactor,
     Frequency,
     Relay,
+    /// The code of an event.
+    Event,
+    /// An alarm register: a kind of event each bit.
+    Alarms,
+}
+
+/// What the numbers of a push mean that stand in its template.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Meaning {
+    /// For date-times that state no deviation: minutes to add to local time to get UTC.
+    pub(super) deviation_minutes: i16,
+    /// Kinds of events by their codes (0.0.96.11.e).
+    pub(super) events: BTreeMap<u32, EventCode>,
+    /// Kinds of events by the bits of alarm registers (0.0.97.98.e), from 0.
+    pub(super) alarms: BTreeMap<u32, EventCode>,
 }
 
 /// What a position or OBIS code means: a field, if any, and the decimal exponent of its values
@@ -79,6 +96,8 @@ impl Field {
             "power-factor" => Self::PowerFactor,
             "frequency" => Self::Frequency,
             "relay" => Self::Relay,
+            "event" => Self::Event,
+            "alarms" => Self::Alarms,
             _ => return None,
         })
     }
@@ -112,6 +131,8 @@ impl Field {
             Self::PowerFactor => "power factor",
             Self::Frequency => "frequency",
             Self::Relay => "relay state",
+            Self::Event => "event code",
+            Self::Alarms => "alarm register",
         }
     }
 
@@ -132,6 +153,8 @@ impl Field {
             Self::PowerFactor => [1, 0, 13, 7, 0, 255],
             Self::Frequency => [1, 0, 14, 7, 0, 255],
             Self::Relay => [0, 0, 96, 3, 10, 255],
+            Self::Event => [0, 0, 96, 11, 0, 255],
+            Self::Alarms => [0, 0, 97, 98, 0, 255],
         })
     }
 
@@ -145,7 +168,7 @@ impl Field {
             Self::Current(_) => Some(33),
             Self::Frequency => Some(44),
             Self::PowerFactor => Some(255),
-            Self::Meter | Self::Clock | Self::Relay => None,
+            Self::Meter | Self::Clock | Self::Relay | Self::Event | Self::Alarms => None,
         }
     }
 
@@ -169,6 +192,7 @@ pub(super) struct Row {
     measured: Measured,
     has_clock: bool,
     has_register: bool,
+    events: EventSet,
     power_export_w: i32,
     reactive_export_var: i32,
 }
@@ -176,7 +200,7 @@ pub(super) struct Row {
 impl Row {
     /// Takes a value for its field; null leaves it absent.
     #[inline]
-    pub(super) fn set(&mut self, found: Found<'_>, deviation_minutes: i16) -> Result<(), Fault> {
+    pub(super) fn set(&mut self, found: Found<'_>, meaning: &Meaning) -> Result<(), Fault> {
         let Found { field: Some(field), value, scaler, unit, .. } = found else { return Ok(()) };
         let invalid = Fault::Invalid(field.name());
         if value == Value::Null {
@@ -189,7 +213,8 @@ impl Row {
         match field {
             Field::Clock => {
                 let clock = date_time(value).ok_or(invalid)?;
-                self.measured.taken_at = clock.unix(deviation_minutes).map_err(|e| e.fault)?;
+                self.measured.taken_at =
+                    clock.unix(meaning.deviation_minutes).map_err(|e| e.fault)?;
                 self.has_clock = true;
             }
             Field::Meter => {
@@ -197,6 +222,22 @@ impl Row {
                 self.measured.meter = Some(bytes.try_into().map_err(|_| invalid)?);
             }
             Field::Relay => self.measured.relay = Some(relay(value).ok_or(invalid)?),
+            // Codes and bits without a kind are passed over: makers have many, and few matter here.
+            Field::Event => {
+                let code =
+                    if let Value::Enum(code) = value { Some(code.into()) } else { integer(value) };
+                let code = code.and_then(|code| code.try_into().ok()).ok_or(invalid)?;
+                let kind: Option<&EventCode> = meaning.events.get(&code);
+                self.events = kind.map_or(self.events, |kind| self.events.with(*kind));
+            }
+            Field::Alarms => {
+                let bits: u32 = bits(value).ok_or(invalid)?;
+                for (bit, kind) in &meaning.alarms {
+                    if bits.checked_shr(*bit).is_some_and(|shifted| shifted & 1 == 1) {
+                        self.events = self.events.with(*kind);
+                    }
+                }
+            }
             _ => {
                 let raw = integer(value).ok_or(invalid)?;
                 let exponent = scaler.unwrap_or(0).saturating_add(field.exponent());
@@ -228,18 +269,22 @@ impl Row {
             Field::ReactiveExport => self.reactive_export_var = number.try_into().ok()?,
             Field::PowerFactor => row.power_factor_milli = Some(number.try_into().ok()?),
             Field::Frequency => row.frequency_mhz = Some(number.try_into().ok()?),
-            Field::Meter | Field::Clock | Field::Relay => return None,
+            Field::Meter | Field::Clock | Field::Relay | Field::Event | Field::Alarms => {
+                return None;
+            }
         }
         Some(())
     }
 
-    /// The finished row; `None` when it has no register. `push_time`: for a row without a clock.
+    /// The finished row, and the kinds of events in it; `None` when it has neither a register nor
+    /// an event. `push_time`: for a row without a clock.
     pub(super) fn finish(
         mut self,
         push_time: Option<DateTime>,
         deviation_minutes: i16,
-    ) -> Result<Option<Measured>, WireError> {
-        if !self.has_register {
+    ) -> Result<Option<Finished>, WireError> {
+        let Self { has_register, events, .. } = self;
+        if !has_register && events.is_empty() {
             return Ok(None);
         }
         if !self.has_clock {
@@ -252,8 +297,16 @@ impl Row {
         };
         self.measured.power_w = net(self.measured.power_w, self.power_export_w);
         self.measured.reactive_var = net(self.measured.reactive_var, self.reactive_export_var);
-        Ok(Some(self.measured))
+        Ok(Some(Finished { measured: self.measured, has_register, events }))
     }
+}
+
+/// A row that was read to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finished {
+    pub(super) measured: Measured,
+    pub(super) has_register: bool,
+    pub(super) events: EventSet,
 }
 
 fn slot<T, const N: usize>(slots: &mut [T; N], index: u8) -> Option<&mut T> {
@@ -278,6 +331,17 @@ const fn relay(value: Value<'_>) -> Option<Relay> {
         Value::Boolean(false) | Value::Enum(0 | 2) => Some(Relay::Open),
         _ => None,
     }
+}
+
+/// 32 bits of an alarm register: a number, or a bit string whose first bit is bit 0.
+fn bits(value: Value<'_>) -> Option<u32> {
+    if let Value::BitString(bytes, _) = value {
+        let mut word = [0; 4];
+        let first = bytes.get(..bytes.len().min(4))?;
+        word.get_mut(..first.len())?.copy_from_slice(first);
+        return Some(u32::from_be_bytes(word).reverse_bits());
+    }
+    integer(value)?.try_into().ok()
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "values of all other types are none")]

@@ -73,8 +73,8 @@ impl Sink for Listing {
         Ok(())
     }
 
-    fn row(&mut self) -> Result<bool, WireError> {
-        Ok(true)
+    fn row(&mut self) -> Result<u32, WireError> {
+        Ok(1)
     }
 }
 

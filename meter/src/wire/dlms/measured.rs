@@ -17,6 +17,9 @@
 //! | 10 | relay 0.0.96.3.10 (control state) | enum: 0 open, 1 closed | |
 //! | 11 | export 1.0.2.8.0, left out when there is none | long64-unsigned | Wh |
 //!
+//! What happened at a device is a structure of its own: clock (as above) and event code 0.0.96.11.0
+//! (unsigned), see `deploy/templates/meterd-single.toml`.
+//!
 //! A single-phase push of it without rates and export is an APDU of 60 bytes (96 as a sealed,
 //! wrapped datagram). `meterd-batch` is an array of such structures, each with the meter's system
 //! title (octet-string(8)) in front: what a gateway sends for up to 32 meters and several stamps.
@@ -84,6 +87,37 @@ impl Measured {
         rows.iter().try_for_each(|row| row.write_row(Some(row.meter.unwrap_or_default()), writer))
     }
 
+    /// Writes what happened at one meter (template `meterd-single`).
+    ///
+    /// # Errors
+    /// [`super::super::Fault::Full`].
+    pub fn write_event(
+        taken_at: u32,
+        code: u8,
+        invoke_id: InvokeId,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), WireError> {
+        Notification::write_head(writer, invoke_id, None)?;
+        write_event_row(None, taken_at, code, writer)
+    }
+
+    /// Writes what happened at a gateway and the meters behind it: title, stamp, code (template
+    /// `meterd-batch`).
+    ///
+    /// # Errors
+    /// [`super::super::Fault::Full`].
+    pub fn write_events(
+        rows: &[([u8; 8], u32, u8)],
+        invoke_id: InvokeId,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), WireError> {
+        Notification::write_head(writer, invoke_id, None)?;
+        Token::Open(Group::Array(u32::try_from(rows.len()).unwrap_or(u32::MAX))).write(writer)?;
+        rows.iter().try_for_each(|(title, taken_at, code)| {
+            write_event_row(Some(title), *taken_at, *code, writer)
+        })
+    }
+
     fn write_row(&self, title: Option<[u8; 8]>, writer: &mut Writer<'_>) -> Result<(), WireError> {
         let columns = 10_u32
             .saturating_add(u32::from(title.is_some()))
@@ -112,6 +146,22 @@ impl Measured {
             None => Ok(()),
         }
     }
+}
+
+fn write_event_row(
+    title: Option<&[u8; 8]>,
+    taken_at: u32,
+    code: u8,
+    writer: &mut Writer<'_>,
+) -> Result<(), WireError> {
+    let columns = 2_u32.saturating_add(title.is_some().into());
+    Token::Open(Group::Structure(columns)).write(writer)?;
+    if let Some(title) = title {
+        Value::OctetString(title).write(writer)?;
+    }
+    let DateTime(clock) = DateTime::from_unix(taken_at);
+    Value::OctetString(&clock).write(writer)?;
+    Value::Unsigned(code).write(writer)
 }
 
 fn or_null<'a, T>(value: Option<T>, tagged: impl FnOnce(T) -> Value<'a>) -> Value<'a> {

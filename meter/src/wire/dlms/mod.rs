@@ -13,6 +13,7 @@
 mod assembly;
 mod association;
 mod data;
+mod dialogue;
 mod explain;
 mod field;
 mod hdlc;
@@ -37,6 +38,7 @@ pub use association::{Association, AssociationKind, Initiate};
 pub use data::{
     COMPACT_ARRAY, DEPTH_MAX, ELEMENTS_MAX, Group, Token, Value, Walker, ZERO_SIZE_MAX,
 };
+pub use dialogue::{DIALOGUE_COUNTERS, Dialogue, DialogueError, Heard, Turn, proof};
 pub use explain::{Explained, Explainer};
 pub use hdlc::{Hdlc, strip_llc};
 pub use items::Item;
@@ -46,7 +48,7 @@ pub use notification::{InvokeId, Notification};
 pub use obis::Obis;
 pub use security::{Ciphered, Keys, Sealing, SecurityControl, TAG_SIZE, hls_gmac};
 pub use service::{Attribute, Fetched, Invoke, Selection, Service};
-pub use template::{Template, TemplateError, TemplateId, Templates};
+pub use template::{Said, Template, TemplateError, TemplateId, Templates};
 pub use time::DateTime;
 pub use tree::Tree;
 pub use wrapper::Wrapper;
@@ -80,7 +82,7 @@ pub fn fuzz_frame(bytes: &[u8]) {
     let push = Notification { invoke_id, date_time, body: bytes };
     for template in TEMPLATES.all() {
         let mut rows = 0_u32;
-        let counted = template.run(&push, |_| rows = rows.saturating_add(1));
+        let counted = template.run_all(&push, |_| rows = rows.saturating_add(1));
         assert!(counted.is_err() || counted == Ok(rows), "{counted:?} of {rows} rows");
     }
     let mut frame = bytes.to_vec();

@@ -10,8 +10,8 @@ pub(super) trait Sink {
     /// A value, at this offset of the body.
     fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError>;
 
-    /// The end of a row; whether it counts as one.
-    fn row(&mut self) -> Result<bool, WireError>;
+    /// The end of a row; how many things it said.
+    fn row(&mut self) -> Result<u32, WireError>;
 }
 
 /// A value and what is known of it.
@@ -42,9 +42,9 @@ pub(super) fn run(form: &Form, body: &[u8], sink: &mut impl Sink) -> Result<u32,
 /// One structure, by position.
 fn list(mut walker: Walker<'_>, lists: &[List], sink: &mut impl Sink) -> Result<u32, WireError> {
     let first = walker.next()?;
-    let counts = structure(&mut walker, first, lists, sink)?;
+    let count = structure(&mut walker, first, lists, sink)?;
     walker.finish()?;
-    Ok(counts.into())
+    Ok(count)
 }
 
 /// An array of structures, by position.
@@ -57,8 +57,8 @@ fn rows(mut walker: Walker<'_>, lists: &[List], sink: &mut impl Sink) -> Result<
         match walker.next()? {
             Some(Token::Close) | None => break,
             row => {
-                let counts = structure(&mut walker, row, lists, sink)?;
-                rows = rows.saturating_add(counts.into());
+                let count = structure(&mut walker, row, lists, sink)?;
+                rows = rows.saturating_add(count);
             }
         }
     }
@@ -71,7 +71,7 @@ fn structure(
     opened: Option<Token<'_>>,
     lists: &[List],
     sink: &mut impl Sink,
-) -> Result<bool, WireError> {
+) -> Result<u32, WireError> {
     let stranger = WireError::new(Fault::Invalid("row of this template"), walker.at());
     let Some(Token::Open(Group::Structure(count))) = opened else { return Err(stranger) };
     let list = choose(lists, count, walker).ok_or(stranger)?;
@@ -144,7 +144,7 @@ fn obis(mut walker: Walker<'_>, codes: &Codes, sink: &mut impl Sink) -> Result<u
             (Some(Token::Value(_) | Token::Open(_) | Token::Close), _) => {}
         }
     }
-    sink.row().map(u32::from)
+    sink.row()
 }
 
 /// An array of {class, code, attribute, index}, then the values in that order.
@@ -170,7 +170,7 @@ fn described(
         position(&mut walker, Some(code), Column { field, ..column }, sink)?;
     }
     walker.finish()?;
-    sink.row().map(u32::from)
+    sink.row()
 }
 
 /// The field of a code: what the template says, else the standard one in its plain unit.

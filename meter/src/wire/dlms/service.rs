@@ -58,6 +58,10 @@ impl Attribute {
     pub const CONTROL_STATE: Self = Self { index: 3, ..Self::REMOTE_DISCONNECT };
     /// Method 1 of the token gateway: enter a token, an octet string.
     pub const ENTER_TOKEN: Self = Self { class: 115, code: Obis([0, 0, 19, 40, 0, 255]), index: 1 };
+    /// Attribute 2 of the token gateway: the last token, an octet string.
+    pub const TOKEN: Self = Self { index: 2, ..Self::ENTER_TOKEN };
+    /// Method 1 of the current association: the answer to the other side's challenge.
+    pub const REPLY_TO_HLS: Self = Self { class: 15, code: Obis([0, 0, 40, 0, 0, 255]), index: 1 };
     /// Attribute 6 of the token gateway: what became of the last token.
     pub const TOKEN_STATUS: Self = Self { index: 6, ..Self::ENTER_TOKEN };
 

@@ -10,6 +10,9 @@
 //!   a text in it begins where two have the same length (Iskraemeco, Kaifa, our own meters);
 //! - `rows`: an array of such structures (our own gateways).
 //!
+//! **Events** come as codes (field `event`) or as bits of an alarm register (field `alarms`); what they
+//! mean stands under `[events]` and `[alarms]`. A row may hold a register, events, or both.
+//!
 //! **Scaling** is exact in integers. Where a value is finer than our unit, energy registers are cut
 //! (a later reading carries the rest, nothing is billed twice) and everything else is rounded half
 //! away from zero. A value that does not fit, or has another unit than its field, is an error.
@@ -20,9 +23,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::super::WireError;
-use super::field::{Column, Field, Row};
+use super::field::{Column, Field, Finished, Meaning, Row};
 use super::run::{Found, Sink, run};
-use super::{DateTime, Measured, Notification, Obis, Token, Value, Walker};
+use super::{Attribute, DateTime, Measured, Notification, Obis, Token, Value, Walker};
+use crate::EventCode;
 
 /// Why a template is not one.
 #[derive(Debug, Error)]
@@ -55,6 +59,18 @@ pub enum TemplateError {
         /// The template's name.
         template: String,
     },
+    /// A key under `[events]` that is no number, or under `[alarms]` no bit from 0 to 31, or a kind
+    /// that no device tells.
+    #[error(
+        "template {template}: {text:?} is no event, as in 1 = \"power-down\" under [events] (codes) \
+         or [alarms] (bits from 0 to 31)"
+    )]
+    Event {
+        /// The template's name.
+        template: String,
+        /// Key and value.
+        text: String,
+    },
     /// Two templates of one name, or more than 65,536.
     #[error("template {template} exists already")]
     Taken {
@@ -71,8 +87,7 @@ pub struct TemplateId(pub u16);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Template {
     name: String,
-    /// For date-times that state no deviation: minutes to add to local time to get UTC.
-    deviation_minutes: i16,
+    meaning: Meaning,
     /// How the first text of its pushes begins, to tell a model by its push.
     begins: Option<String>,
     form: Form,
@@ -111,8 +126,13 @@ impl Template {
     pub fn parse(toml: &str) -> Result<Self, TemplateError> {
         let file: File = toml::from_str(toml)?;
         let form = file.form()?;
-        let File { name, deviation_minutes, begins, .. } = file;
-        Ok(Self { name, deviation_minutes, begins, form })
+        let meaning = Meaning {
+            deviation_minutes: file.deviation_minutes,
+            events: file.kinds(&file.events, u32::MAX)?,
+            alarms: file.kinds(&file.alarms, 31)?,
+        };
+        let File { name, begins, .. } = file;
+        Ok(Self { name, meaning, begins, form })
     }
 
     /// Its name, as meters' records use it.
@@ -133,11 +153,53 @@ impl Template {
     pub fn run(
         &self,
         push: &Notification<'_>,
-        each: impl FnMut(&Measured),
+        mut each: impl FnMut(&Measured),
     ) -> Result<u32, WireError> {
-        let (push_time, deviation_minutes) = (push.date_time, self.deviation_minutes);
-        let mut rows = Rows { row: Row::default(), push_time, deviation_minutes, each };
+        let mut readings = 0_u32;
+        self.run_all(push, |said| {
+            if let Said::Reading(row) = said {
+                readings = readings.saturating_add(1);
+                each(row);
+            }
+        })?;
+        Ok(readings)
+    }
+
+    /// As [`Self::run`], with the events: how many readings and events there were.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_all(
+        &self,
+        push: &Notification<'_>,
+        each: impl FnMut(Said<'_>),
+    ) -> Result<u32, WireError> {
+        let push_time = push.date_time;
+        let mut rows = Rows { row: Row::default(), push_time, meaning: &self.meaning, each };
         run(&self.form, push.body, &mut rows)
+    }
+
+    /// Reads an event notification: the value of an event code or an alarm register. Without a
+    /// `time`, it happened at `now`. How many events there were.
+    ///
+    /// # Errors
+    /// [`WireError`] for broken data and values of another type.
+    pub fn run_event(
+        &self,
+        time: Option<DateTime>,
+        attribute: Attribute,
+        data: &[u8],
+        now: u32,
+        each: impl FnMut(Said<'_>),
+    ) -> Result<u32, WireError> {
+        let push_time = time.or_else(|| Some(DateTime::from_unix(now)));
+        let mut rows = Rows { row: Row::default(), push_time, meaning: &self.meaning, each };
+        let field = standard(attribute.code.channel_free());
+        let field = field.filter(|field| matches!(field, Field::Event | Field::Alarms));
+        if let Some(Token::Value(value)) = Walker::new(data).next()? {
+            rows.value(Found { code: None, field, value, scaler: None, unit: None }, 0)?;
+        }
+        rows.row()
     }
 
     /// Whether the first text of a body begins as this model's do.
@@ -160,23 +222,53 @@ impl Template {
     }
 }
 
+/// What a push says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Said<'m> {
+    /// What a meter measured.
+    Reading(&'m Measured),
+    /// That something happened.
+    Event {
+        /// The device's system title, where the push is a gateway's.
+        device: Option<[u8; 8]>,
+        /// The device's stamp, seconds since 1970 UTC.
+        taken_at: u32,
+        /// What.
+        code: EventCode,
+    },
+}
+
 /// Turns what a run finds into rows.
-struct Rows<F> {
+struct Rows<'t, F> {
     row: Row,
     push_time: Option<DateTime>,
-    deviation_minutes: i16,
+    meaning: &'t Meaning,
     each: F,
 }
 
-impl<F: FnMut(&Measured)> Sink for Rows<F> {
+impl<F: FnMut(Said<'_>)> Sink for Rows<'_, F> {
+    #[inline]
     fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError> {
-        self.row.set(found, self.deviation_minutes).map_err(|fault| WireError::new(fault, at))
+        self.row.set(found, self.meaning).map_err(|fault| WireError::new(fault, at))
     }
 
-    fn row(&mut self) -> Result<bool, WireError> {
-        let row = std::mem::take(&mut self.row).finish(self.push_time, self.deviation_minutes)?;
-        row.iter().for_each(&mut self.each);
-        Ok(row.is_some())
+    fn row(&mut self) -> Result<u32, WireError> {
+        let row = std::mem::take(&mut self.row);
+        let row = row.finish(self.push_time, self.meaning.deviation_minutes)?;
+        let Some(Finished { measured, has_register, events }) = row else { return Ok(0) };
+        let mut count = 0_u32;
+        if has_register {
+            count = 1;
+            (self.each)(Said::Reading(&measured));
+        }
+        if !events.is_empty() {
+            let Measured { meter: device, taken_at, .. } = measured;
+            for code in events.iter() {
+                count = count.saturating_add(1);
+                (self.each)(Said::Event { device, taken_at, code });
+            }
+        }
+        Ok(count)
     }
 }
 
@@ -247,6 +339,10 @@ struct File {
     #[serde(default)]
     obis: BTreeMap<String, String>,
     #[serde(default)]
+    events: BTreeMap<String, String>,
+    #[serde(default)]
+    alarms: BTreeMap<String, String>,
+    #[serde(default)]
     list: Vec<ListFile>,
 }
 
@@ -311,6 +407,22 @@ impl File {
         self.list.iter().map(list).collect()
     }
 
+    /// Kinds of events by code or bit.
+    fn kinds(
+        &self,
+        named: &BTreeMap<String, String>,
+        max: u32,
+    ) -> Result<BTreeMap<u32, EventCode>, TemplateError> {
+        let kind = |(code, name): (&String, &String)| {
+            let known = code.parse().ok().filter(|code| *code <= max);
+            known.zip(EventCode::from_name(name)).ok_or_else(|| TemplateError::Event {
+                template: self.name.clone(),
+                text: format!("{code} = {name}"),
+            })
+        };
+        named.iter().map(kind).collect()
+    }
+
     fn column(&self, text: &str) -> Result<Column, TemplateError> {
         let refused =
             || TemplateError::Field { template: self.name.clone(), text: text.to_owned() };
@@ -324,6 +436,8 @@ pub(super) const fn standard(code: Obis) -> Option<Field> {
     Some(match (a, c, d, e) {
         (0, 1, 0, 0) => Field::Clock,
         (0, 96, 3, 10) => Field::Relay,
+        (0, 96, 11, _) => Field::Event,
+        (0, 97, 98, _) => Field::Alarms,
         (1, 1, 8, 0) => Field::Register,
         (1, 1, 8, rate @ 1..=4) => Field::Rate(rate),
         (1, 2, 8, 0) => Field::Export,
@@ -393,6 +507,9 @@ mod tests {
         check(list, "need [[list]]");
         check(&format!("{list}[[list]]\ncolumns = [\"register x\"]"), "\"register x\" is no field");
         check(&format!("{obis}[[list]]\ncolumns = []"), "must not have it");
+        check(&format!("{obis}[events]\n1 = \"boom\""), "\"1 = boom\" is no event");
+        check(&format!("{obis}[alarms]\n32 = \"tamper\""), "\"32 = tamper\" is no event");
+        check(&format!("{obis}[events]\n1 = \"link-up\""), "is no event");
         let mut templates = Templates::built_in();
         let again = templates.add("name = \"obis\"\nform = \"obis\"").unwrap_err();
         assert_eq!(again.to_string(), "template obis exists already");
@@ -443,6 +560,51 @@ mod tests {
         // Without a register there is no row, and nothing wrong.
         let power = [&[2, 2][..], &obis(1, 7), &[6, 0, 0, 0, 9]].concat();
         assert_eq!(run_obis(None, &power), Ok(vec![]));
+    }
+
+    /// What a template of codes with two kinds of each says of `body`.
+    fn events(body: &[u8]) -> Vec<(u32, EventCode)> {
+        let toml = "name = \"x\"\nform = \"obis\"\n[events]\n1 = \"power-down\"\n40 = \"tamper\"\n\
+                    [alarms]\n0 = \"clock\"\n13 = \"tamper\"";
+        let template = Template::parse(toml).unwrap();
+        let invoke_id = super::super::InvokeId(0);
+        let date_time = Some(DateTime(CLOCK[2..].try_into().unwrap()));
+        let mut events = Vec::new();
+        template
+            .run_all(&Notification { invoke_id, date_time, body }, |said| {
+                if let Said::Event { taken_at, code, .. } = said {
+                    events.push((taken_at, code));
+                }
+            })
+            .unwrap();
+        events
+    }
+
+    #[test]
+    fn events_are_codes_or_bits_and_unknown_ones_are_passed_over() {
+        let code = |value: &[u8]| [&[2, 2, 9, 6, 0, 0, 96, 11, 1, 255][..], value].concat();
+        assert_eq!(events(&code(&[17, 40])), [(NOON, EventCode::Tamper)]);
+        assert_eq!(events(&code(&[22, 1])), [(NOON, EventCode::PowerDown)]);
+        assert_eq!(events(&code(&[18, 0, 99])), []);
+        let bits = |value: &[u8]| [&[2, 2, 9, 6, 0, 0, 97, 98, 0, 255][..], value].concat();
+        let both = [(NOON, EventCode::Tamper), (NOON, EventCode::Clock)];
+        assert_eq!(events(&bits(&[6, 0, 0, 0x20, 0x01])), both);
+        assert_eq!(events(&bits(&[4, 32, 0x80, 0x04, 0, 0])), both, "the first bit is bit 0");
+        assert_eq!(events(&bits(&[6, 0, 0, 0, 2])), []);
+        // An event notification says the same of one attribute.
+        let template =
+            Template::parse("name = \"x\"\nform = \"obis\"\n[events]\n1 = \"power-down\"").unwrap();
+        let attribute = Attribute { class: 1, code: Obis([0, 0, 96, 11, 0, 255]), index: 2 };
+        let mut told = Vec::new();
+        let count = template.run_event(None, attribute, &[17, 1], 900, |said| {
+            told.push(matches!(
+                said,
+                Said::Event { taken_at: 900, code: EventCode::PowerDown, .. }
+            ));
+        });
+        assert_eq!((count, told), (Ok(1), vec![true]));
+        let register = Attribute { code: Obis([1, 0, 1, 8, 0, 255]), ..attribute };
+        assert_eq!(template.run_event(None, register, &[17, 1], 900, |_| ()), Ok(0));
     }
 
     #[test]
