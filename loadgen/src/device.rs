@@ -8,7 +8,7 @@ use meter::wire::dlms::{
     Ciphered, InvokeId, Keys, Notification, Sealing, SecurityControl, Wrapper,
 };
 use meter::wire::{WireError, Writer};
-use meter::{SystemTitle, UnixSeconds};
+use meter::{EventCode, SystemTitle, UnixSeconds};
 
 use crate::seed::{Purpose, mix};
 use crate::{Seed, gateway_title, meter_title};
@@ -70,6 +70,8 @@ pub enum Received {
     },
     /// It confirms readings that were confirmed before.
     Repeated,
+    /// It is a request to this device; the answer goes with the next poll.
+    Asked,
     /// It is not a confirmation under this device's keys.
     Foreign,
 }
@@ -126,6 +128,12 @@ impl Identity {
         self.counter
     }
 
+    /// A counter for the next frame.
+    pub(crate) fn next_counter(&mut self) -> u32 {
+        self.counter = self.counter.checked_add(1).expect("a simulation ends before the counter");
+        self.counter
+    }
+
     /// Seals what `write` says under a fresh counter and gives the whole frame, of at most `SIZE`
     /// bytes, to `send`.
     pub(crate) fn seal<const SIZE: usize>(
@@ -133,11 +141,11 @@ impl Identity {
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), WireError>,
         send: impl FnOnce(&[u8], u32),
     ) {
-        self.counter = self.counter.checked_add(1).expect("a simulation ends before the counter");
+        let invocation_counter = self.next_counter();
         let sealing = Sealing {
             control: SecurityControl::BOTH,
             title: self.title.0,
-            invocation_counter: self.counter,
+            invocation_counter,
             keys: self.keys(),
         };
         let (mut plain, mut frame) = ([0; SIZE], [0; SIZE]);
@@ -167,6 +175,43 @@ impl fmt::Debug for Identity {
             .field("counter", &self.counter)
             .finish_non_exhaustive()
     }
+}
+
+/// The code of an event in our templates.
+pub(crate) const fn event_code(code: EventCode) -> u8 {
+    match code {
+        EventCode::PowerDown => 1,
+        EventCode::PowerUp => 2,
+        EventCode::Clock => 6,
+        EventCode::Tamper => 40,
+        EventCode::TamperEnd => 41,
+        EventCode::RelayOpened => 62,
+        EventCode::RelayClosed => 63,
+        EventCode::RelayFailed => 68,
+        EventCode::ReverseEnergy => 128,
+        // No device tells these.
+        EventCode::LinkUp | EventCode::LinkDown => 0,
+    }
+}
+
+/// The frame of an answer, through a gateway when the meter is `behind` one.
+pub(crate) fn answer_frame(answer: &[u8], behind: Option<SystemTitle>) -> Vec<u8> {
+    let mut buf = [0; 512];
+    let frame = Wrapper::frame(DEVICE_PORT, HEAD_END_PORT, &mut buf, |writer| {
+        if let Some(title) = behind {
+            writer.put(&[0xE7, 0])?;
+            writer.sized(&title.0)?;
+        }
+        writer.put(answer)
+    });
+    frame.expect("an answer fits the buffer").to_vec()
+}
+
+/// The meter that a request through a gateway names, and what follows the prefix.
+pub(crate) fn request_behind(apdu: &mut [u8]) -> Option<(SystemTitle, &mut [u8])> {
+    let [0xE6, _, 8, rest @ ..] = apdu else { return None };
+    let (title, apdu) = rest.split_first_chunk_mut()?;
+    Some((SystemTitle(*title), apdu))
 }
 
 /// Counters begin anywhere in the lower half, as those of meters with a history do.

@@ -13,6 +13,7 @@ pub mod profile;
 mod seed;
 
 mod backlog;
+mod cosem;
 mod device;
 mod plan;
 mod sum;

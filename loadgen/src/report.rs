@@ -27,6 +27,8 @@ pub struct Stats {
     pub acknowledged: u64,
     /// Confirmations of what was confirmed before.
     pub repeated: u64,
+    /// Requests of commands.
+    pub asked: u64,
     /// Frames that were no confirmation for anybody.
     pub foreign: u64,
     /// Connections opened.
@@ -117,6 +119,7 @@ impl Stats {
             frames_received: 0,
             acknowledged: 0,
             repeated: 0,
+            asked: 0,
             foreign: 0,
             connects: 0,
             disconnects: 0,

@@ -4,11 +4,14 @@
 //! its register began, when its relay was open, which readings nobody has confirmed. A quarter of
 //! a kilobyte, so that ten million of them fit one machine.
 
-use meter::wire::dlms::{InvokeId, Measured};
-use meter::{Energy, Relay, UnixSeconds};
+use meter::wire::dlms::{InvokeId, Measured, Wrapper};
+use meter::{Energy, EventCode, Relay, UnixSeconds};
 
 use crate::backlog::Backlog;
-use crate::device::{Flight, Identity, Now, Received, Sent, Wake};
+use crate::cosem::Cosem;
+use crate::device::{
+    Flight, Identity, Now, Received, Sent, Wake, answer_frame, event_code, frame_counter,
+};
 use crate::plan::{Holdback, MeterPlan, VoltageSpell, World};
 use crate::profile::{Load, Sample, Work};
 use crate::seed::Purpose;
@@ -33,15 +36,29 @@ pub struct VirtualMeter {
     origin: Work,
     next: UnixSeconds,
     backlog: Backlog,
-    flights: Vec<Flight<UnixSeconds>>,
+    flights: Vec<Flight<Cargo>>,
     /// When the relay was open: from, to; the last one may not have ended.
     open: Vec<(UnixSeconds, Option<UnixSeconds>)>,
     rare: Option<Box<Rare>>,
 }
 
+/// What a frame on its way carries.
+#[derive(Clone, Copy, Debug)]
+enum Cargo {
+    /// The reading of this stamp.
+    Reading(UnixSeconds),
+    /// What happened then.
+    Event(UnixSeconds, EventCode),
+}
+
 /// What few meters have.
 #[derive(Clone, Debug, Default)]
 struct Rare {
+    cosem: Cosem,
+    /// Answers to requests, frames.
+    answers: Vec<Vec<u8>>,
+    /// What will happen, the soonest last.
+    events: Vec<(UnixSeconds, EventCode)>,
     spells: Vec<VoltageSpell>,
     holdback: Option<(Holdback, Backlog)>,
     /// Loads it meters besides its own, as a transformer's total meter does.
@@ -133,6 +150,45 @@ impl VirtualMeter {
         all.filter(|stamp| !self.is_dark(*stamp))
     }
 
+    /// Lets something happen, which it tells the head-end.
+    pub fn add_event(&mut self, at: UnixSeconds, code: EventCode) {
+        let events = &mut self.rare.get_or_insert_default().events;
+        events.push((at, code));
+        events.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    }
+
+    /// Fits a token meter, which its token gateway hands tokens to.
+    pub fn fit_token_meter(&mut self, tokens: sts::meter::VirtualMeter) {
+        self.rare.get_or_insert_default().cosem.fit(tokens);
+    }
+
+    /// The token meter.
+    #[must_use]
+    pub fn token_meter(&self) -> Option<&sts::meter::VirtualMeter> {
+        self.rare.as_ref()?.cosem.tokens()
+    }
+
+    /// Commands that changed something: relay switched, token entered. Each counts once.
+    #[must_use]
+    pub fn changes(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.cosem.changes())
+    }
+
+    /// Takes the APDU of a request; the answer, when it is one to this meter.
+    pub(crate) fn ask(&mut self, apdu: &mut [u8], now: Now) -> Option<Vec<u8>> {
+        let relay = self.relay(now.clock);
+        let mut fresh = Cosem::default();
+        let cosem = self.rare.as_mut().map_or(&mut fresh, |rare| &mut rare.cosem);
+        let asked = cosem.ask(apdu, &mut self.identity, relay, now.clock.0.into())?;
+        if self.rare.is_none() {
+            self.rare.get_or_insert_default().cosem = fresh;
+        }
+        if let Some(relay) = asked.switch {
+            self.switch(relay, now.clock);
+        }
+        Some(asked.answer)
+    }
+
     /// Opens or closes the supply relay at `at`. While it is open nothing is consumed.
     pub fn switch(&mut self, relay: Relay, at: UnixSeconds) {
         match (relay, self.open.last_mut()) {
@@ -188,21 +244,35 @@ impl VirtualMeter {
     /// returns, or at any other time.
     pub fn poll(&mut self, world: &World, now: Now, send: &mut dyn FnMut(Sent<'_>)) -> Wake {
         self.take_due(now);
+        for frame in
+            self.rare.as_mut().map(|rare| std::mem::take(&mut rare.answers)).unwrap_or_default()
+        {
+            let counter = frame_counter(&frame).unwrap_or_default();
+            send(Sent { frame: &frame, counter, rows: 0, is_retry: false });
+        }
         for index in 0..self.flights.len() {
             if self.flights[index].retry_at <= now.wall {
                 self.flights[index].sent(now, world.retry);
-                let stamp = self.flights[index].cargo;
-                self.transmit(world, stamp, true, send);
+                let cargo = self.flights[index].cargo;
+                self.transmit(world, cargo, true, send);
             }
+        }
+        // What happens does not wait for its turn: it may be the last gasp.
+        while let Some((at, code)) = self.pop_event(now) {
+            let cargo = Cargo::Event(at, code);
+            let invoke_id = self.invoke_id(cargo).id();
+            self.flights.push(Flight::new(invoke_id, cargo, now, world.retry));
+            self.transmit(world, cargo, false, send);
         }
         while self.flights.len() < usize::from(world.window) {
             let Some(stamp) = self.backlog.pop().map(UnixSeconds) else { break };
-            let invoke_id = self.invoke_id(stamp).id();
-            let mut flight = Flight::new(invoke_id, stamp, now, world.retry);
+            let cargo = Cargo::Reading(stamp);
+            let invoke_id = self.invoke_id(cargo).id();
+            let mut flight = Flight::new(invoke_id, cargo, now, world.retry);
             // A reading that could not go when it was due has waited since then.
             flight.was_due(now.clock.since(self.true_time(stamp)), world.pace);
             self.flights.push(flight);
-            self.transmit(world, stamp, false, send);
+            self.transmit(world, cargo, false, send);
         }
         let retry_at = self.flights.iter().map(|flight| flight.retry_at).min();
         Wake { clock: self.wakes_at(now), wall: retry_at }
@@ -210,15 +280,26 @@ impl VirtualMeter {
 
     /// Takes a frame from the head-end.
     pub fn receive(&mut self, frame: &mut [u8], now: Now) -> Received {
+        if let Ok((_, apdu)) = Wrapper::datagram_mut(frame)
+            && let Some(answer) = self.ask(apdu, now)
+        {
+            let answers = &mut self.rare.get_or_insert_default().answers;
+            answers.push(answer_frame(&answer, None));
+            return Received::Asked;
+        }
         let Some(invoke_id) = self.identity.confirmed(frame) else { return Received::Foreign };
-        let is_its = |flight: &Flight<UnixSeconds>| flight.invoke_id == invoke_id.id();
+        let is_its = |flight: &Flight<Cargo>| flight.invoke_id == invoke_id.id();
         match self.flights.iter().position(is_its) {
             Some(index) => {
-                let waited = self.flights.swap_remove(index).waited(now);
+                let flight = self.flights.swap_remove(index);
+                let (waited, rows) = match flight.cargo {
+                    Cargo::Reading(_) => (flight.waited(now), 1),
+                    Cargo::Event(..) => (flight.waited(now), 0),
+                };
                 if self.flights.is_empty() {
                     self.flights = Vec::new(); // Give the memory back until the next reading.
                 }
-                Received::Acknowledged { rows: 1, waited }
+                Received::Acknowledged { rows, waited }
             }
             None => Received::Repeated,
         }
@@ -234,7 +315,9 @@ impl VirtualMeter {
     pub fn unconfirmed(&self) -> u32 {
         let held = self.rare.as_ref().and_then(|rare| rare.holdback.as_ref());
         let held = held.map_or(0, |(_, backlog)| backlog.count());
-        let flying = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        let is_reading = |flight: &&Flight<Cargo>| matches!(flight.cargo, Cargo::Reading(_));
+        let flying = self.flights.iter().filter(is_reading).count();
+        let flying = u32::try_from(flying).unwrap_or(u32::MAX);
         self.backlog.count() + held + flying
     }
 
@@ -286,7 +369,16 @@ impl VirtualMeter {
         let held = self.rare.as_ref().and_then(|rare| rare.holdback.as_ref());
         let released = held.map(|(span, _)| span.until);
         let next = (self.next <= self.plan.last).then(|| self.true_time(self.next));
-        next.into_iter().chain(released).min().map(|at| at.max(now.clock.plus(1)))
+        let event = self.rare.as_ref().and_then(|rare| rare.events.last());
+        let event = event.map(|(at, _)| shifted(*at, -self.ahead(*at)));
+        next.into_iter().chain(released).chain(event).min().map(|at| at.max(now.clock.plus(1)))
+    }
+
+    /// What happened by now and was not told yet.
+    pub(crate) fn pop_event(&mut self, now: Now) -> Option<(UnixSeconds, EventCode)> {
+        let local = shifted(now.clock, self.ahead(now.clock));
+        let events = &mut self.rare.as_mut()?.events;
+        events.pop_if(|(at, _)| *at <= local)
     }
 
     fn drop_old(&mut self) {
@@ -299,20 +391,35 @@ impl VirtualMeter {
     fn transmit(
         &mut self,
         world: &World,
-        stamp: UnixSeconds,
+        cargo: Cargo,
         is_retry: bool,
         send: &mut dyn FnMut(Sent<'_>),
     ) {
-        let (measured, invoke_id) = (self.measure(world, stamp), self.invoke_id(stamp));
-        self.identity.seal::<FRAME_SIZE_MAX>(
-            |writer| measured.write_single(invoke_id, writer),
-            |frame, counter| send(Sent { frame, counter, rows: 1, is_retry }),
-        );
+        let invoke_id = self.invoke_id(cargo);
+        match cargo {
+            Cargo::Reading(stamp) => {
+                let measured = self.measure(world, stamp);
+                self.identity.seal::<FRAME_SIZE_MAX>(
+                    |writer| measured.write_single(invoke_id, writer),
+                    |frame, counter| send(Sent { frame, counter, rows: 1, is_retry }),
+                );
+            }
+            Cargo::Event(at, code) => self.identity.seal::<FRAME_SIZE_MAX>(
+                |writer| Measured::write_event(at.0, event_code(code), invoke_id, writer),
+                |frame, counter| send(Sent { frame, counter, rows: 0, is_retry }),
+            ),
+        }
     }
 
-    /// Readings are numbered by their stamps, so that a repetition has the number of the original.
-    fn invoke_id(&self, stamp: UnixSeconds) -> InvokeId {
-        InvokeId::confirmed(stamp.0 / self.plan.period_s)
+    /// Readings are numbered by their stamps, so that a repetition has the number of the original;
+    /// events by stamp and kind, in the upper half of the 24 bits.
+    fn invoke_id(&self, cargo: Cargo) -> InvokeId {
+        InvokeId::confirmed(match cargo {
+            Cargo::Reading(stamp) => stamp.0 / self.plan.period_s,
+            Cargo::Event(at, code) => {
+                0x80_0000 | (at.0 ^ u32::from(event_code(code)) << 15) & 0x7F_FFFF
+            }
+        })
     }
 
     /// What the meter's clock shows, less the delay it sends with.

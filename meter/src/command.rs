@@ -135,6 +135,16 @@ impl ControlState {
         }
     }
 
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Connected => "connected",
+            Self::ReadyForReconnection => "ready_for_reconnection",
+        }
+    }
+
     /// Its code on the wire.
     #[must_use]
     pub const fn code(self) -> u8 {

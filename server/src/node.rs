@@ -416,7 +416,8 @@ fn shards(settings: &Settings) -> u16 {
 /// The service that carries commands to meters, and the socket tier that it speaks through.
 fn with_commands(tier: Ingest, registry: &Arc<Registry>, now: &Now) -> (commands::Service, Ingest) {
     let (port, errands) = commands::ports(tier.wakers());
-    let service = commands::Service::new(Arc::clone(registry), port, Arc::clone(now));
+    let patience = commands::Patience::standard();
+    let service = commands::Service::new(Arc::clone(registry), port, Arc::clone(now), patience);
     (service, tier.with_errands(errands))
 }
 

@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod alarms;
+mod commands;
 mod imports;
 mod meters;
 mod payments;
@@ -58,7 +59,8 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(series::read())
                 .merge(readings::read())
                 .merge(site::read())
-                .merge(alarms::read()),
+                .merge(alarms::read())
+                .merge(commands::read()),
         ),
         (Some(Right::Sell), payments::sold()),
         (
@@ -67,6 +69,7 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(site::operated())
                 .merge(accounts::operated())
                 .merge(alarms::operated())
+                .merge(commands::operated())
                 .merge(readings::operated()),
         ),
         (Some(Right::Operate), imports::operated()),

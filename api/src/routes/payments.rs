@@ -159,7 +159,7 @@ fn request_hash(account: u32, new: &TopUpNew) -> [u8; 32] {
     Sha256::digest(request).into()
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Answer<String> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Answer<String> {
     let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
     key.map(str::to_owned).ok_or_else(|| {
         Problem::new(

@@ -60,6 +60,7 @@ async fn every_route_does_what_it_is_for() {
     tariffs(&mut story).await;
     accounts(&mut story).await;
     money(&mut story).await;
+    commands(&mut story).await;
     what_was(&mut story).await;
     alarms(&mut story).await;
     administration(&mut story).await;
@@ -92,6 +93,25 @@ async fn register(story: &mut Story) {
     assert_eq!(latest["voltage_mv"], serde_json::json!([231_100, null, null]));
     assert_eq!((&latest["relay"], &latest["power_w"]), (&"closed".into(), &Value::Null));
     assert_eq!(latest["taken_at"], "2026-09-21T14:12:20Z");
+}
+
+async fn commands(story: &mut Story) {
+    let template = "/v1/meters/{id}/commands";
+    let path = "/v1/meters/1/commands";
+    let body = r#"{"command":"disconnect","expires_in_s":60}"#;
+    let made = story.tell("POST", template, path, body, 202).await;
+    assert_eq!((&made["state"], &made["attempts"]), (&"waiting".into(), &0.into()));
+    assert_eq!(story.tell("POST", template, path, body, 202).await, made, "one key, one command");
+    let other = r#"{"command":"reconnect"}"#;
+    let refused = story.tell("POST", template, path, other, 409).await;
+    assert_eq!(refused["code"], "idempotency_key_reused");
+    let bad = r#"{"command":"token","token":"123"}"#;
+    assert_eq!(story.tell("POST", template, path, bad, 422).await["code"], "invalid_field");
+    let list = story.get(template, path).await;
+    assert_eq!(list["items"], serde_json::json!([made]));
+    story.get("/v1/commands/{id}", "/v1/commands/1").await;
+    let template = "/v1/commands/{id}/withdraw";
+    story.tell("POST", template, "/v1/commands/1/withdraw", "", 202).await;
 }
 
 async fn tariffs(story: &mut Story) {

@@ -98,6 +98,7 @@ fn note(stats: &mut Stats, received: Received) {
             stats.latency.saturating_record(micros.max(1));
         }
         Received::Repeated => stats.repeated += 1,
+        Received::Asked => stats.asked += 1,
         Received::Foreign => stats.foreign += 1,
     }
 }

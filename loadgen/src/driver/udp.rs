@@ -1,10 +1,13 @@
 //! Meters that speak UDP, a frame a datagram. Many meters share a socket: a machine has fewer ports
 //! than a fleet has meters.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use meter::SystemTitle;
+use meter::wire::dlms::{Ciphered, Wrapper};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::agenda::{Agenda, Instant};
 use super::routes::Routes;
 use super::{Clocks, DriverConfig, note, when_due};
+use crate::cosem;
 use crate::device::{Now, Received, frame_counter};
 use crate::faults::{FaultCounts, Faults};
 use crate::plan::World;
@@ -33,6 +37,7 @@ pub struct UdpFleet {
     events: Events,
     agenda: Agenda,
     routes: Routes,
+    askers: Askers,
     up: Faults<u16>,
     down: Faults<u16>,
     stats: Stats,
@@ -67,6 +72,7 @@ impl UdpFleet {
             events: Events::with_capacity(1024),
             agenda: Agenda::new(count, config.smear_ms),
             routes: Routes::default(),
+            askers: Askers::default(),
             up: Faults::new(config.faults_up, world.seed, 0),
             down: Faults::new(config.faults_down, world.seed, 1),
             stats,
@@ -135,12 +141,17 @@ impl UdpFleet {
     }
 
     fn receive(&mut self, now: Now) {
-        let Self { meters, sockets, agenda, routes, down, stats, events, .. } = self;
-        let mut deliver = |stats: &mut Stats, frame: &mut [u8]| {
-            let received = confirm(meters, agenda, routes, frame, now);
+        let Self { meters, sockets, agenda, routes, askers, down, stats, events, .. } = self;
+        let socket_count = sockets.len();
+        let mut deliver = |stats: &mut Stats, route: u16, frame: &mut [u8]| {
+            let mut received = confirm(meters, agenda, routes, frame, now);
+            if received == Received::Foreign {
+                let of_socket = (usize::from(route)..meters.len()).step_by(socket_count);
+                received = askers.ask(meters, agenda, of_socket, frame, now);
+            }
             note(stats, received);
         };
-        down.release(now.wall, &mut |_, frame| deliver(stats, &mut frame.to_vec()));
+        down.release(now.wall, &mut |route, frame| deliver(stats, route, &mut frame.to_vec()));
         let mut buf = [0; DATAGRAM_SIZE_MAX];
         for event in events.iter() {
             let socket = &sockets[event.token().0];
@@ -148,8 +159,8 @@ impl UdpFleet {
                 match socket.recv(&mut buf) {
                     Ok(size) => {
                         let route = u16::try_from(event.token().0).expect("a socket's index");
-                        down.pass(route, &buf[..size], now.wall, &mut |_, frame| {
-                            deliver(stats, &mut frame.to_vec());
+                        down.pass(route, &buf[..size], now.wall, &mut |route, frame| {
+                            deliver(stats, route, &mut frame.to_vec());
                         });
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -158,6 +169,57 @@ impl UdpFleet {
                 }
             }
         }
+    }
+}
+
+/// Who asks, and whom. A request names its sender only, so the meters of a socket try its opening;
+/// what follows is tried by those that took one.
+#[derive(Debug, Default)]
+struct Askers {
+    title: Option<SystemTitle>,
+    /// Meters with an association, the newest last.
+    asked: VecDeque<usize>,
+}
+
+/// Meters with an association that are remembered.
+const ASKED_MAX: usize = 4096;
+
+impl Askers {
+    fn ask(
+        &mut self,
+        meters: &mut [VirtualMeter],
+        agenda: &mut Agenda,
+        of_socket: impl Iterator<Item = usize>,
+        frame: &mut [u8],
+        now: Now,
+    ) -> Received {
+        let Ok((_, apdu)) = Wrapper::datagram(frame) else { return Received::Foreign };
+        if let Some(title) = cosem::opener(apdu) {
+            self.title = Some(title);
+            for index in of_socket {
+                if meters[index].receive(frame, now) == Received::Asked {
+                    self.asked.retain(|asked| *asked != index);
+                    self.asked.push_back(index);
+                    if self.asked.len() > ASKED_MAX {
+                        self.asked.pop_front();
+                    }
+                    agenda.hasten(u32::try_from(index).expect("an index fits"), now);
+                    return Received::Asked;
+                }
+            }
+            return Received::Foreign;
+        }
+        let sender = Ciphered::peek(apdu).ok().and_then(|header| header.title).map(SystemTitle);
+        if !cosem::is_opening(apdu) && (sender.is_none() || sender != self.title) {
+            return Received::Foreign;
+        }
+        for index in self.asked.iter().rev().copied() {
+            if meters[index].receive(frame, now) == Received::Asked {
+                agenda.hasten(u32::try_from(index).expect("an index fits"), now);
+                return Received::Asked;
+            }
+        }
+        Received::Foreign
     }
 }
 
@@ -174,7 +236,7 @@ fn confirm(
     for index in candidates {
         let meter = &mut meters[usize::try_from(index).expect("an index fits")];
         match meter.receive(frame, now) {
-            Received::Foreign => {}
+            Received::Foreign | Received::Asked => {}
             received @ (Received::Acknowledged { .. } | Received::Repeated) => {
                 routes.confirmed(counter, index);
                 agenda.hasten(index, now);

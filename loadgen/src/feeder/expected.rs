@@ -6,8 +6,10 @@ use meter::{AlarmCode, Energy, Money, UnixSeconds};
 
 use super::{
     Consumer, DAY_S, Feeder, GAP_METER, HIGH_VOLTAGE_METER, HOUR_S, LOW_LEVELS, LOW_VOLTAGE_METER,
-    PERIOD_S, SUPPLY, TopUp, account_code, serial, yuan,
+    PERIOD_S, POWERLESS_GATEWAY, POWERLESS_METER, REVERSED_METER, STUCK_METER, SUPPLY,
+    TAMPERED_METER, TopUp, account_code, serial, yuan,
 };
+use crate::gateway_title;
 use crate::profile::CONSUMERS;
 use crate::truth::{AccountTruth, Credit, IntervalTruth, LossTruth, intervals, losses};
 use crate::virtual_meter::VirtualMeter;
@@ -19,6 +21,8 @@ pub enum AlarmSubject {
     Meter(String),
     /// An account, by its code.
     Account(String),
+    /// A gateway, by its system title.
+    Gateway(String),
 }
 
 /// An alarm that must have been raised at some time of the week.
@@ -174,6 +178,14 @@ impl Feeder {
             of_meter(AlarmCode::OverVoltage, HIGH_VOLTAGE_METER),
             of_meter(AlarmCode::UnderVoltage, LOW_VOLTAGE_METER),
             of_meter(AlarmCode::MeterSilent, GAP_METER),
+            of_meter(AlarmCode::Tamper, TAMPERED_METER),
+            of_meter(AlarmCode::ReverseEnergy, REVERSED_METER),
+            of_meter(AlarmCode::PowerDown, POWERLESS_METER),
+            of_meter(AlarmCode::Relay, STUCK_METER),
+            ExpectedAlarm {
+                code: AlarmCode::PowerDown,
+                subject: AlarmSubject::Gateway(gateway_title(POWERLESS_GATEWAY).to_string()),
+            },
         ]);
         for consumer in &self.consumers {
             let lowest = self.lowest(consumer, tick);

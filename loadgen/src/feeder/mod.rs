@@ -1,7 +1,7 @@
 //! The feeder's week as a scenario: 111 customers and the transformer's total meter, half of them
 //! direct over UDP, half behind gateways over TCP; a four-rate block tariff that changes on the
 //! Friday; accounts that run low, overdraw, and are topped up; a gap filled late; two spells of
-//! wrong voltage. What the books must say at its end is known before it begins.
+//! wrong voltage; a cover opened, a relay stuck, mains lost by a meter and by a gateway. What the books must say at its end is known before it begins.
 
 mod expected;
 pub(crate) mod people;
@@ -11,7 +11,7 @@ pub(crate) mod tariff;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meter::{Energy, Money, Role, TariffVersion, UnixSeconds};
+use meter::{Energy, EventCode, Money, Role, TariffVersion, UnixSeconds};
 
 use crate::device::{Identity, Retry};
 use crate::faults::FaultPlan;
@@ -45,6 +45,13 @@ const SUPPLY: u32 = 112;
 const GAP_METER: u32 = 17;
 const HIGH_VOLTAGE_METER: u32 = 21;
 const LOW_VOLTAGE_METER: u32 = 70;
+/// The meter that is opened, the one that runs backwards for a moment, the one without mains, the
+/// one whose relay sticks; and the gateway without mains.
+const TAMPERED_METER: u32 = 33;
+const REVERSED_METER: u32 = 64;
+const POWERLESS_METER: u32 = 45;
+const STUCK_METER: u32 = 100;
+const POWERLESS_GATEWAY: u32 = 2;
 const PERIOD_S: u32 = 900;
 const HOUR_S: u32 = 3600;
 const DAY_S: u32 = 86_400;
@@ -252,10 +259,14 @@ impl Feeder {
         let first: Vec<VirtualMeter> = meters(DIRECT_LAST + 1, FIRST_GATEWAY_LAST);
         let second: Vec<VirtualMeter> = meters(FIRST_GATEWAY_LAST + 1, u32::from(CONSUMERS));
         let all = first.len();
-        vec![
-            VirtualGateway::new(&self.world(), 1, first, all),
-            VirtualGateway::new(&self.world(), 2, second, SECOND_GATEWAY_BATCHED),
-        ]
+        let first = VirtualGateway::new(&self.world(), 1, first, all);
+        let batched = SECOND_GATEWAY_BATCHED;
+        let mut second = VirtualGateway::new(&self.world(), POWERLESS_GATEWAY, second, batched);
+        // The mains is away for three minutes; its battery lasts longer.
+        let gone = self.start.plus(5 * DAY_S + 2 * HOUR_S + 120);
+        second.add_event(gone, EventCode::PowerDown);
+        second.add_event(gone.plus(180), EventCode::PowerUp);
+        vec![first, second]
     }
 
     /// The meter with this number as it behaves during the week.
@@ -270,6 +281,20 @@ impl Feeder {
             }),
             HIGH_VOLTAGE_METER => {
                 meter.add_spell(VoltageSpell { from: at(2, 12), to: at(2, 15), offset_mv: 25_000 })
+            }
+            TAMPERED_METER => {
+                meter.add_event(at(1, 10).plus(420), EventCode::Tamper);
+                meter.add_event(at(1, 10).plus(1_860), EventCode::TamperEnd);
+            }
+            REVERSED_METER => meter.add_event(at(3, 13).plus(1_320), EventCode::ReverseEnergy),
+            POWERLESS_METER => {
+                // Between two readings, so that none is missed.
+                meter.add_event(at(2, 3).plus(240), EventCode::PowerDown);
+                meter.add_event(at(2, 3).plus(540), EventCode::PowerUp);
+            }
+            STUCK_METER => {
+                meter.add_event(at(4, 8).plus(180), EventCode::RelayFailed);
+                meter.add_event(at(4, 8).plus(1_200), EventCode::RelayClosed);
             }
             LOW_VOLTAGE_METER => {
                 meter.add_spell(VoltageSpell { from: at(4, 18), to: at(4, 20), offset_mv: -35_000 })

@@ -27,11 +27,6 @@ pub use port::{ErrandPort, ShardErrands, ports};
 
 /// Commands that the service holds at a time; more wait in the registry.
 const OPEN_MAX: usize = 10_000;
-/// How long a meter may take for each answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Pause before a silent meter is tried again unasked; doubled up to the next.
-const PAUSE_FIRST: Duration = Duration::from_secs(2);
-const PAUSE_MAX: Duration = Duration::from_secs(64);
 /// How often deadlines are looked at while commands are open.
 const LOOK: Duration = Duration::from_millis(250);
 /// Pause after the registry did not answer.
@@ -46,6 +41,29 @@ const LEASE_DIALOGUES: u32 = 256;
 pub const fn title(head_end: SystemTitle) -> SystemTitle {
     let [a, b, c, d, e, f, g, last] = head_end.0;
     SystemTitle([a, b, c, d, e, f, g, last ^ 0x80])
+}
+
+/// How long the service waits for meters.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For each answer.
+    pub answer_max: Duration,
+    /// Before a silent meter is tried again unasked; doubled each time.
+    pub pause_first: Duration,
+    /// The longest of these pauses.
+    pub pause_max: Duration,
+}
+
+impl Patience {
+    /// For meters on mobile networks.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self {
+            answer_max: Duration::from_secs(5),
+            pause_first: Duration::from_secs(2),
+            pause_max: Duration::from_secs(64),
+        }
+    }
 }
 
 /// What became of commands since the start.
@@ -72,6 +90,7 @@ pub struct Service {
     changes: watch::Receiver<u64>,
     port: ErrandPort,
     now: Time,
+    patience: Patience,
     counts: Arc<Counts>,
     /// Commands of each meter in order; the first is the one being attempted.
     queues: BTreeMap<MeterId, VecDeque<Open>>,
@@ -113,12 +132,13 @@ impl std::fmt::Debug for Time {
 impl Service {
     /// A service over a registry and the shards' ports.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, port: ErrandPort, now: Now) -> Self {
+    pub fn new(registry: Arc<Registry>, port: ErrandPort, now: Now, patience: Patience) -> Self {
         Self {
             changes: registry.watch_commands(),
             registry,
             port,
             now: Time(now),
+            patience,
             counts: Arc::default(),
             queues: BTreeMap::new(),
             newest: CommandId(0),
@@ -272,8 +292,8 @@ impl Service {
             check_first: open.may_have_acted,
             counter,
             challenge: registry::fresh_challenge(),
-            pause: open.pause(),
-            answer_max: ANSWER_MAX,
+            pause: open.pause(self.patience),
+            answer_max: self.patience.answer_max,
             claim,
         };
         self.counts.attempts.fetch_add(1, Ordering::Relaxed);
@@ -348,11 +368,12 @@ impl Service {
 
 impl Open {
     /// How long to wait before the device is tried unasked.
-    fn pause(&self) -> Duration {
+    fn pause(&self, patience: Patience) -> Duration {
         if self.is_near {
             return Duration::ZERO;
         }
-        PAUSE_FIRST.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(PAUSE_MAX)
+        let doubled = 1 << self.failures.saturating_sub(1).min(16);
+        patience.pause_first.saturating_mul(doubled).min(patience.pause_max)
     }
 
     /// The outcome of a command that nobody answered.

@@ -133,6 +133,7 @@ async fn alarms(
     meters: &BTreeMap<String, u64>,
 ) -> anyhow::Result<()> {
     let accounts = api.ids("/v1/accounts", "code").await?;
+    let gateways = api.ids("/v1/gateways", "system_title").await?;
     let raised = "SELECT DISTINCT toUInt8(code), toString(subject), subject_id FROM alarms FINAL \
                   WHERE state = 'raised'";
     let raised: BTreeSet<(u8, String, u64)> = sql
@@ -151,6 +152,7 @@ async fn alarms(
             let (kind, id) = match &alarm.subject {
                 AlarmSubject::Meter(serial) => ("meter", meters.get(serial)),
                 AlarmSubject::Account(code) => ("account", accounts.get(code)),
+                AlarmSubject::Gateway(title) => ("gateway", gateways.get(title)),
             };
             (alarm.code.code(), kind.to_owned(), id.copied().unwrap_or_default())
         })
