@@ -117,8 +117,10 @@ impl VirtualMeter {
         self.rare.get_or_insert_default().sum = Some(sum);
     }
 
-    /// Takes the mains away from `from` until before `to`.
+    /// Takes the mains away from `from` until before `to`; it tells both.
     pub fn black_out(&mut self, from: UnixSeconds, to: UnixSeconds) {
+        self.add_event(from, EventCode::PowerDown);
+        self.add_event(to, EventCode::PowerUp);
         self.open.push((from, Some(to)));
         self.rare.get_or_insert_default().outage = Some((from, to));
     }

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use ingest::{Answer, Batch, Directory, Ingest, NotTaken, Registration, Running, Verdict, Waker};
 use loadgen::driver::{Clocks, DriverConfig, TcpFleet, UdpFleet};
 use loadgen::faults::FaultPlan;
-use loadgen::fleet::FleetPlan;
-use loadgen::{Identity, Retry, Seed, VirtualGateway, VirtualMeter, World};
+use loadgen::profile::Load;
+use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualGateway, VirtualMeter, World};
 use meter::wire::dlms::Templates;
 use meter::{
-    Command, CommandOutcome, ControlState, Current, Entry, GatewayId, MeterId, MeterRecord, Role,
-    SystemTitle, TokenDigits, TransformerId, UnixSeconds, Voltage,
+    Command, CommandOutcome, ControlState, Current, Energy, Entry, GatewayId, MeterId, MeterRecord,
+    Role, SystemTitle, TokenDigits, TransformerId, UnixSeconds, Voltage,
 };
 use server::commands::{self, Patience, Service};
 use storage::registry::{Config, DeviceKeys, NewCommand, NewGateway, NewMeter, Registry};
@@ -71,29 +71,36 @@ struct Fleet {
 fn clocks() -> Clocks {
     let began = Instant::now();
     // A minute a second, so that meters speak all the time.
-    let time = move || START.plus(u32::try_from(began.elapsed().as_millis() * 60 / 1000).unwrap());
-    Clocks { time: Arc::new(time), wall: Arc::new(move || began.elapsed()) }
+    let fast_ms = move || u64::try_from(began.elapsed().as_millis()).unwrap() * 60;
+    Clocks {
+        time_ms: Arc::new(move || u64::from(START.0) * 1000 + fast_ms()),
+        wall: Arc::new(move || began.elapsed()),
+    }
 }
 
 fn world() -> World {
     let retry = Retry { first: Duration::from_millis(50), max: Duration::from_millis(200) };
-    World { seed: Seed(5), retry, window: 4 }
+    World { seed: Seed(5), retry, window: 4, pace: 60 }
 }
 
-fn plan() -> FleetPlan {
-    FleetPlan {
-        seed: Seed(5),
+fn plan(ordinal: u32) -> MeterPlan {
+    MeterPlan {
+        ordinal,
+        load: Load { site: 31, days_ahead: 0, scale_milli: 1000 },
+        phases: 1,
         first: START,
         last: START.plus(86_400),
         period_s: 60,
-        spread_s: 0,
-        drift_ppm_max: 0,
+        send_delay_s: 0,
+        start: Energy::from_wh(0),
+        register_digits: 6,
+        clock: MeterClock::default(),
     }
 }
 
 /// A meter by its ordinal; the second has a token meter.
 fn meter(ordinal: u32) -> VirtualMeter {
-    let mut meter = VirtualMeter::new(&world(), plan().meter(ordinal));
+    let mut meter = VirtualMeter::new(&world(), plan(ordinal));
     if ordinal == 2 {
         meter.fit_token_meter(token_meter());
     }
@@ -109,6 +116,7 @@ impl Fleet {
             receive_buffer_bytes: 1 << 18,
             faults_up: faults,
             faults_down: faults,
+            smear_ms: 0,
             reconnect: Duration::from_millis(20),
         };
         let direct = vec![meter(1), meter(2)];
@@ -156,7 +164,8 @@ impl Node {
         let directory = Arc::new(Directory::new(16));
         register(&registry, &directory).await;
         let clocks = clocks();
-        let (wall, steady) = (Arc::clone(&clocks.time), Arc::clone(&clocks.wall));
+        let (time, steady) = (clocks.clone(), Arc::clone(&clocks.wall));
+        let wall: server::clock::Now = Arc::new(move || time.now().clock);
         let clock = ingest::Clock { wall: Arc::clone(&wall), monotonic: steady };
         let log = InstantLog::default();
         let waker = Arc::clone(&log.waker);
@@ -379,8 +388,8 @@ async fn the_mailbox_waits_for_the_meter() {
         key: key.to_owned(),
         meter: MeterId(meter),
         command: Command::Disconnect,
-        at: (node.clocks.time)(),
-        expires_at: (node.clocks.time)().plus(expires_in_s),
+        at: node.clocks.now().clock,
+        expires_at: node.clocks.now().clock.plus(expires_in_s),
         actor: 0,
     };
     let kept = node.registry.command(&new("kept", 1, EXPIRES_IN_S)).await.unwrap();
