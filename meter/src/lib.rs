@@ -47,8 +47,8 @@ pub use effect::{
 pub use entry::{Entry, EntryError, Neighbours};
 pub use event::{EventCode, EventSet, MeterEvent, Subject};
 pub use id::{
-    AccountId, CalendarId, CommandId, CustomerId, FriendlyId, GatewayId, MeterId, OrderId, OutboxId,
-    PlanId, PurchaseId, Seq, SystemTitle, TransformerId,
+    AccountId, CalendarId, CommandId, CustomerId, FriendlyId, GatewayId, MeterId, OrderId,
+    OutboxId, PlanId, PurchaseId, Seq, SystemTitle, TransformerId,
 };
 pub use ledger::{Cause, Contra, LedgerKind, LedgerRow};
 pub use quantity::{
