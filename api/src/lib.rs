@@ -13,6 +13,7 @@
 
 mod alarms;
 mod board;
+mod explain;
 mod history;
 mod node;
 mod server;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use dataflow::Engine;
-use meter::{Effects, Entry, EntryError, MeterId, Recall, Seq, Stored};
+use meter::{Effects, Entry, EntryError, MeterId, OrderRow, Recall, Seq, Stored};
 use storage::log::{self, Committed, Reader};
 use storage::snapshot::{self, Snapshots};
 use thiserror::Error;
@@ -94,6 +94,9 @@ pub struct Books {
     pub views: Views,
     /// Questions of the dataflow, to whoever answers them.
     pub recalls: UnboundedSender<Recall>,
+    /// Steps of orders to relays, to whoever carries them. After a restart those of the replay are
+    /// told again.
+    pub orders: UnboundedSender<OrderRow>,
     /// Questions without an answer in the log, one a meter; asked again after a restart.
     pub unanswered: BTreeMap<MeterId, Recall>,
     /// Tells how far the books are.
@@ -197,6 +200,10 @@ impl Books {
             if let Entry::Neighbours(answer) = entry {
                 self.unanswered.remove(&answer.meter);
             }
+        }
+        for row in &self.effects.orders {
+            // Whoever carries them ends only with the node.
+            self.orders.send(*row).ok();
         }
         let asked = self.effects.recalls.iter().map(|recall| (recall.meter, *recall));
         self.unanswered.extend(asked);

@@ -15,6 +15,7 @@ pub mod books;
 pub mod commands;
 pub mod cursor;
 pub mod journal;
+pub mod orders;
 pub mod ports;
 pub mod recall;
 pub mod relay;

@@ -33,7 +33,7 @@ use crate::journal::Journal;
 use crate::ports::ShardLog;
 use crate::relay::Relayed;
 use crate::sink::Pump;
-use crate::{commands, recall, relay, ticks};
+use crate::{commands, orders, recall, relay, ticks};
 
 /// Submissions that wait for the log.
 const SUBMISSIONS_MAX: usize = 256;
@@ -163,7 +163,8 @@ impl Node {
 
         let (recalls, questions) = mpsc::unbounded_channel();
         let (apply, applied) = watch::channel(Seq(0));
-        let outlets = open::Outlets { recalls, applied: apply };
+        let (tell, told) = mpsc::unbounded_channel();
+        let outlets = open::Outlets { recalls, orders: tell, applied: apply };
         let opened = {
             let settings = settings.clone();
             tokio::task::spawn_blocking(move || open::open(&settings, outlets)).await??
@@ -189,6 +190,8 @@ impl Node {
         let tick = Duration::from_millis(settings.node.tick_ms);
         tasks.spawn(ticks::run(tick, Arc::clone(&now), Arc::clone(&journal)));
         tasks.spawn(devices::follow(Arc::clone(&registry), directory));
+        let relays = Arc::new(orders::Mailbox::new(Arc::clone(&registry), Arc::clone(&now)));
+        tasks.spawn(orders::run(told, Arc::clone(&registry), relays, Arc::clone(&now)));
 
         let pump = Pump::new(
             clickhouse::pump_config(settings),

@@ -92,7 +92,7 @@ struct CustomerView {
 /// Prepaid or postpaid.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum ModeName {
+pub(super) enum ModeName {
     /// Credit first.
     #[default]
     Prepaid,
@@ -163,7 +163,7 @@ pub(super) struct BalanceView {
 
 /// A movement of an account.
 #[derive(Debug, Serialize, ToSchema)]
-struct MovementView {
+pub(super) struct MovementView {
     /// Numbered from 1, without holes.
     number: u64,
     /// What it is: `energy`, `standing_day`, `purchase`, `fee`, `correction`, …

@@ -13,6 +13,8 @@ mod payments;
 mod readings;
 mod series;
 mod site;
+mod statement;
+mod supply;
 mod system;
 mod tariffs;
 
@@ -52,7 +54,14 @@ impl App {
 fn groups() -> [(Option<Right>, Routes); 7] {
     [
         (None, system::open()),
-        (Some(Right::Accounts), accounts::seen().merge(payments::seen()).merge(tariffs::seen())),
+        (
+            Some(Right::Accounts),
+            accounts::seen()
+                .merge(statement::seen())
+                .merge(payments::seen())
+                .merge(tariffs::seen())
+                .merge(supply::seen()),
+        ),
         (
             Some(Right::Read),
             meters::read()
@@ -62,12 +71,13 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(alarms::read())
                 .merge(commands::read()),
         ),
-        (Some(Right::Sell), payments::sold()),
+        (Some(Right::Sell), payments::sold().merge(supply::sold())),
         (
             Some(Right::Operate),
             meters::operated()
                 .merge(site::operated())
                 .merge(accounts::operated())
+                .merge(supply::operated())
                 .merge(alarms::operated())
                 .merge(commands::operated())
                 .merge(readings::operated()),
@@ -75,7 +85,10 @@ fn groups() -> [(Option<Right>, Routes); 7] {
         (Some(Right::Operate), imports::operated()),
         (
             Some(Right::Administer),
-            tariffs::administered().merge(payments::administered()).merge(admin::administered()),
+            tariffs::administered()
+                .merge(payments::administered())
+                .merge(admin::administered())
+                .merge(supply::administered()),
         ),
     ]
 }

@@ -10,6 +10,7 @@ mod node;
 mod refusals;
 mod rights;
 mod scenario;
+mod supply;
 mod top_ups;
 
 use node::TestNode;

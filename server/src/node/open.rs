@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataflow::{Engine, Windows};
-use meter::{Effects, Recall, Seq, Stored};
+use meter::{Effects, OrderRow, Recall, Seq, Stored};
 use storage::log::{self, Directory, Durability, Reader, SegmentLog, WritePath};
 use storage::snapshot::Snapshots;
 use tokio::sync::mpsc::UnboundedSender;
@@ -48,6 +48,7 @@ pub(super) struct SinkPlace {
 /// Where the books tell what they did.
 pub(super) struct Outlets {
     pub(super) recalls: UnboundedSender<Recall>,
+    pub(super) orders: UnboundedSender<OrderRow>,
     pub(super) applied: watch::Sender<Seq>,
 }
 
@@ -88,6 +89,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         snapshots,
         views,
         recalls: outlets.recalls,
+        orders: outlets.orders,
         unanswered: unanswered.into_iter().map(|recall| (recall.meter, recall)).collect(),
         applied: outlets.applied,
         sunk: progress,

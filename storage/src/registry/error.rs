@@ -193,6 +193,41 @@ pub enum Refusal {
         /// Its log position.
         seq: u64,
     },
+    /// The account has ended.
+    #[error("account {account} was closed at {at}")]
+    AccountClosed {
+        /// The account.
+        account: AccountId,
+        /// Since when, Unix seconds.
+        at: u32,
+    },
+    /// A switch of mode waits already.
+    #[error("a switch of mode waits for {at} (Unix seconds)")]
+    SwitchPending {
+        /// When it takes place.
+        at: u32,
+    },
+    /// The account's mode is changing right now.
+    #[error("the account's mode is being switched, until {until} (Unix seconds)")]
+    SwitchUnderWay {
+        /// When money is taken again.
+        until: u32,
+    },
+    /// The account has this mode already.
+    #[error("the account has this mode already")]
+    SameMode,
+    /// The account has no emergency credit.
+    #[error("account {account} has no emergency credit to take")]
+    EmergencyOff {
+        /// The account.
+        account: AccountId,
+    },
+    /// A calendar of friendly periods leaves a day open, or its stretches cross.
+    #[error("{day}: not there, or its stretches are empty, out of order or past midnight")]
+    CalendarGap {
+        /// The day.
+        day: &'static str,
+    },
     /// The last administrator would be locked out.
     #[error("this is the last administrator token")]
     LastAdministrator,
@@ -234,6 +269,7 @@ impl Refusal {
             Self::Invalid { .. }
             | Self::Tariff(_)
             | Self::Currency { .. }
+            | Self::CalendarGap { .. }
             | Self::Zone(_)
             | Self::Amount(_) => Nature::Invalid,
             Self::Exists { .. }
@@ -248,6 +284,11 @@ impl Refusal {
             | Self::VersionEffective { .. }
             | Self::HolidayEffective { .. }
             | Self::KeyReused
+            | Self::AccountClosed { .. }
+            | Self::SwitchPending { .. }
+            | Self::SwitchUnderWay { .. }
+            | Self::SameMode
+            | Self::EmergencyOff { .. }
             | Self::Resolved { .. }
             | Self::LastAdministrator => Nature::Conflict,
         }
@@ -277,7 +318,17 @@ impl Refusal {
             Self::InstallationOrder => "installation_order",
             Self::BeforeTariff { .. } => "no_tariff_in_force",
             Self::PlanEmpty(_) => "plan_without_version",
+            Self::Tariff(TariffError::Hole { .. } | TariffError::Coverage { seasons: 0, .. }) => {
+                "tariff_without_rate"
+            }
+            Self::Tariff(TariffError::Coverage { .. }) => "tariff_seasons_overlap",
             Self::Tariff(_) => "invalid_tariff",
+            Self::AccountClosed { .. } => "account_closed",
+            Self::SwitchPending { .. } => "mode_switch_pending",
+            Self::SwitchUnderWay { .. } => "mode_switch_under_way",
+            Self::SameMode => "mode_unchanged",
+            Self::EmergencyOff { .. } => "no_emergency_credit",
+            Self::CalendarGap { .. } => "calendar_gap",
             Self::VersionOrder { .. } => "tariff_version_order",
             Self::VersionEffective { .. } => "tariff_version_effective",
             Self::HolidayEffective { .. } => "holiday_effective",
@@ -312,6 +363,14 @@ impl Refusal {
             Self::HolidayEffective { .. } => "change only days that have not begun",
             Self::Currency { .. } => "send the amount in the plan's currency",
             Self::KeyReused => "use a new key for a new request; repeat a request unchanged",
+            Self::AccountClosed { .. } => "open a new account; late readings are still rated",
+            Self::SwitchPending { .. } => "wait until it has taken place",
+            Self::SwitchUnderWay { .. } => "send the same request again, with the same key, then",
+            Self::SameMode => "read the account's mode; nothing is left to do",
+            Self::EmergencyOff { .. } => "give the account emergency credit in its supply terms",
+            Self::CalendarGap { .. } => {
+                "give all seven days, each with ascending stretches within the day, or none"
+            }
             Self::Resolved { .. } => "nothing is left to do; read the reading's state",
             Self::LastAdministrator => "create another administrator token first",
             Self::Zone(_) => "use an IANA name such as Asia/Shanghai",

@@ -179,6 +179,7 @@ impl Registry {
         new.start.map_or(Ok(()), |start| check_register("start_wh", start))?;
         let mut write = self.write().await?;
         if new.account.is_some() {
+            write.check_open(new.account).await?;
             write.check_tariff_at(new.account, new.at).await?;
         }
         write.check_free(&new).await?;

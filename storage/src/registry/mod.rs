@@ -16,6 +16,7 @@ mod row;
 mod write;
 
 mod account;
+mod act;
 mod command;
 mod device;
 mod import;
@@ -24,6 +25,7 @@ mod outbox;
 mod place;
 mod purchase;
 mod supervision;
+mod supply;
 mod tariff;
 mod token;
 
@@ -37,6 +39,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::sync::watch;
 
 pub use account::{Account, Customer, Limits, NewAccount};
+pub use act::Act;
 pub use command::{CommandRoute, CommandRow, NewCommand};
 pub use device::{Device, DeviceKind, DeviceRev};
 pub use error::{MasterKeyError, Nature, Refusal, RegistryError};
@@ -50,6 +53,7 @@ pub use outbox::OutboxRow;
 pub use place::{Gateway, NewGateway, Transformer};
 pub use purchase::{AdjustmentRow, NewPurchase, PurchaseRow};
 pub use supervision::{Acknowledgement, Settlement};
+pub use supply::Friendly;
 pub use tariff::{Calendar, Plan};
 pub use token::{ApiRole, ApiToken, NewToken};
 

@@ -85,6 +85,7 @@ impl Registry {
         if new.currency.as_ref().is_some_and(|currency| *currency != want) {
             return Err(Refusal::Currency { want }.into());
         }
+        write.check_can_pay(new.account, new.at).await?;
         write.check_tariff_at(new.account, new.at).await?;
         let id = write.advance("purchase", 1).await?;
         let purchase =
