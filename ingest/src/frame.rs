@@ -9,8 +9,7 @@ use meter::wire::dlms::{
 };
 use meter::wire::{Fault, WireError};
 use meter::{
-    Current, Energy, Entry, EventCode, Fields, Frequency, GatewayId, MeterEvent, MeterId, Power,
-    PowerFactor, ReactivePower, Reading, Relay, Subject, SystemTitle, UnixSeconds, Voltage,
+    Entry, EventCode, GatewayId, MeterEvent, MeterId, Subject, SystemTitle, UnixSeconds,
 };
 
 use crate::directory::{Device, Directory, Record, RecordIndex};
@@ -189,7 +188,7 @@ impl Rows<'_> {
             Device::Meter(meter) => (self.own(meter, row.meter)?, self.counter),
             Device::Gateway(gateway) => (self.behind(gateway, row.meter)?, 0),
         };
-        Some(Entry::Reading(reading(meter, counter, row, self.now)))
+        Some(Entry::Reading(row.reading(meter, counter, self.now)))
     }
 
     /// What happened at the meter that says it, at the gateway that says it, or behind it.
@@ -223,39 +222,6 @@ impl Rows<'_> {
             Ok(0) => Err(Outcome::NotAReading),
             Ok(_) => Ok(()),
         }
-    }
-}
-
-fn reading(meter: MeterId, counter: u32, row: &Measured, now: UnixSeconds) -> Reading {
-    let mut fields = Fields::default();
-    let mut present = |field: Fields, is_present: bool| {
-        if is_present {
-            fields = fields.with(field);
-        }
-    };
-    Fields::VOLTAGE.iter().zip(row.voltage_mv).for_each(|(f, v)| present(*f, v.is_some()));
-    Fields::CURRENT.iter().zip(row.current_ma).for_each(|(f, v)| present(*f, v.is_some()));
-    Fields::RATES.iter().zip(row.rates_wh).for_each(|(f, v)| present(*f, v.is_some()));
-    present(Fields::POWER, row.power_w.is_some());
-    present(Fields::REACTIVE, row.reactive_var.is_some());
-    present(Fields::POWER_FACTOR, row.power_factor_milli.is_some());
-    present(Fields::FREQUENCY, row.frequency_mhz.is_some());
-    present(Fields::RELAY, row.relay.is_some());
-    present(Fields::RELAY_OPEN, row.relay == Some(Relay::Open));
-    Reading {
-        meter,
-        taken_at: UnixSeconds(row.taken_at),
-        received_at: now,
-        counter,
-        register: Energy::from_wh(row.register_wh),
-        rates: row.rates_wh.map(|wh| Energy::from_wh(wh.unwrap_or(0))),
-        voltage: row.voltage_mv.map(|mv| Voltage::from_mv(mv.unwrap_or(0))),
-        current: row.current_ma.map(|ma| Current::from_ma(ma.unwrap_or(0))),
-        power: Power::from_w(row.power_w.unwrap_or(0)),
-        reactive: ReactivePower::from_var(row.reactive_var.unwrap_or(0)),
-        frequency: Frequency::from_mhz(row.frequency_mhz.unwrap_or(0)),
-        power_factor: PowerFactor::from_milli(row.power_factor_milli.unwrap_or(0)),
-        fields,
     }
 }
 

@@ -24,7 +24,10 @@
 //! wrapped datagram). `meterd-batch` is an array of such structures, each with the meter's system
 //! title (octet-string(8)) in front: what a gateway sends for up to 32 meters and several stamps.
 
-use crate::Relay;
+use crate::{
+    Current, Energy, Fields, Frequency, MeterId, Power, PowerFactor, ReactivePower, Reading, Relay,
+    UnixSeconds, Voltage,
+};
 
 use super::super::{WireError, Writer};
 use super::{DateTime, Group, InvokeId, Notification, Token, Value};
@@ -59,6 +62,42 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The reading of `meter` that arrived at `received_at`; what the push does not say is zero
+    /// there, and absent from its fields.
+    #[must_use]
+    pub fn reading(&self, meter: MeterId, counter: u32, received_at: UnixSeconds) -> Reading {
+        let mut fields = Fields::default();
+        let mut present = |field: Fields, is_present: bool| {
+            if is_present {
+                fields = fields.with(field);
+            }
+        };
+        Fields::VOLTAGE.iter().zip(self.voltage_mv).for_each(|(f, v)| present(*f, v.is_some()));
+        Fields::CURRENT.iter().zip(self.current_ma).for_each(|(f, v)| present(*f, v.is_some()));
+        Fields::RATES.iter().zip(self.rates_wh).for_each(|(f, v)| present(*f, v.is_some()));
+        present(Fields::POWER, self.power_w.is_some());
+        present(Fields::REACTIVE, self.reactive_var.is_some());
+        present(Fields::POWER_FACTOR, self.power_factor_milli.is_some());
+        present(Fields::FREQUENCY, self.frequency_mhz.is_some());
+        present(Fields::RELAY, self.relay.is_some());
+        present(Fields::RELAY_OPEN, self.relay == Some(Relay::Open));
+        Reading {
+            meter,
+            taken_at: UnixSeconds(self.taken_at),
+            received_at,
+            counter,
+            register: Energy::from_wh(self.register_wh),
+            rates: self.rates_wh.map(|wh| Energy::from_wh(wh.unwrap_or(0))),
+            voltage: self.voltage_mv.map(|mv| Voltage::from_mv(mv.unwrap_or(0))),
+            current: self.current_ma.map(|ma| Current::from_ma(ma.unwrap_or(0))),
+            power: Power::from_w(self.power_w.unwrap_or(0)),
+            reactive: ReactivePower::from_var(self.reactive_var.unwrap_or(0)),
+            frequency: Frequency::from_mhz(self.frequency_mhz.unwrap_or(0)),
+            power_factor: PowerFactor::from_milli(self.power_factor_milli.unwrap_or(0)),
+            fields,
+        }
+    }
+
     /// Writes one meter's push (template `meterd-single`); a [`Self::meter`] is left out.
     ///
     /// # Errors
