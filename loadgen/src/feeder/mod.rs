@@ -3,6 +3,7 @@
 //! Friday; accounts that run low, overdraw, and are topped up; a gap filled late; two spells of
 //! wrong voltage; a cover opened, a relay stuck, mains lost by a meter and by a gateway. What the books must say at its end is known before it begins.
 
+mod entries;
 mod expected;
 pub(crate) mod people;
 mod run;
