@@ -1,14 +1,28 @@
 #!/bin/sh
-# Installs what `make test` needs beyond Rust, a C compiler and npm: Debian's ClickHouse 18.16, the
-# oldest server that the schema supports. Does nothing where it is there. Where it cannot be
-# installed, says so; the tests then say which part did not run.
-set -eu
-command -v clickhouse-server >/dev/null && exit 0
-if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-  echo "installing from Debian: clickhouse-server clickhouse-common"
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    clickhouse-server clickhouse-common >/dev/null
-  exit 0
+# Installs what `make test` needs beyond Rust, a C compiler and npm, where it is not there yet:
+#   clickhouse-server  Debian's 18.16, the oldest server that the schema supports
+#   promtool           Debian's prometheus, which checks the alert rules
+#   clickhouse-connect the newest from PyPI, in .meterd/python
+# What cannot be installed is said here, and the tests say which part of them did not run.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+debian() { # command, packages
+  command -v "$1" >/dev/null && return
+  shift
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "installing from Debian: $*"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+      --no-install-recommends "$@" >/dev/null && return
+  fi
+  echo "not here: $* (Debian: apt install $*); the tests that need it do not run"
+}
+
+debian clickhouse-server clickhouse-server clickhouse-common
+debian promtool prometheus
+
+if ! .meterd/python/bin/python -c 'import clickhouse_connect' 2>/dev/null; then
+  echo "installing from PyPI: clickhouse-connect"
+  { python3 -m venv .meterd/python && .meterd/python/bin/pip -q install clickhouse-connect; } ||
+    echo "not here: clickhouse-connect (needs python3 with venv); its test does not run"
 fi
-echo "no clickhouse-server here (Debian: apt install clickhouse-server): the tests against 18.16 do not run"

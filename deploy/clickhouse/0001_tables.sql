@@ -1,5 +1,5 @@
 -- Tables of Meterd, version 1. Statements end with a line that holds only `;`.
--- Holes, filled by the server's version: {db}, {codec:…}, {ttl:column}.
+-- Holes, filled by the server's version: {db}, {codec:…}; the TTL is the policy's and altered apart.
 -- Every key comes from the log, so a row sent twice is one row under FINAL: read with FINAL.
 -- No non_replicated_deduplication_window: ClickHouse notes a block there before its part is
 -- committed, so a block cut by a crash in between would be dropped when it is sent again.
@@ -36,7 +36,6 @@ CREATE TABLE IF NOT EXISTS {db}.readings
 ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(taken_at)
 ORDER BY (meter_id, taken_at, seq)
-{ttl:taken_at}
 SETTINGS index_granularity = 8192
 ;
 
@@ -69,7 +68,6 @@ CREATE TABLE IF NOT EXISTS {db}.intervals
 ENGINE = ReplacingMergeTree(rev)
 PARTITION BY toYYYYMM(start)
 ORDER BY (meter_id, start)
-{ttl:start}
 SETTINGS index_granularity = 8192
 ;
 

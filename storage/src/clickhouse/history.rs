@@ -236,6 +236,15 @@ const READING_COLUMNS: &str = "meter_id, toUInt32(taken_at), seq, toUInt32(recei
      (voltage1_mv, voltage2_mv, voltage3_mv), (current1_ma, current2_ma, current3_ma), power_w, \
      reactive_var, frequency_mhz, power_factor_milli, fields, toUInt8(outcome), toUInt8(reason)";
 
+/// What is asked of one meter or transformer over a time.
+struct Series {
+    columns: &'static str,
+    table: Table,
+    key: &'static str,
+    at: &'static str,
+    order: &'static str,
+}
+
 impl History {
     pub(super) fn new(client: Client, url: &str, database: &str) -> Self {
         let client = client.with_setting("wait_end_of_query", "1");
@@ -254,17 +263,14 @@ impl History {
         to: UnixSeconds,
         rows_max: u32,
     ) -> Result<Vec<IntervalPoint>, ClickhouseError> {
-        let query = self
-            .query(&format!(
-                "SELECT {INTERVAL_COLUMNS} FROM {}.intervals FINAL WHERE meter_id = ? AND \
-                 start >= toDateTime(?) AND start < toDateTime(?) ORDER BY start LIMIT ?",
-                self.name
-            ))
-            .bind(meter.0)
-            .bind(from.0)
-            .bind(to.0)
-            .bind(rows_max);
-        self.rows(query).await
+        let series = Series {
+            columns: INTERVAL_COLUMNS,
+            table: Table::Intervals,
+            key: "meter_id",
+            at: "start",
+            order: "start",
+        };
+        self.series(series, meter.0, from, to, rows_max).await
     }
 
     /// A meter's local days that intersect `[from, to)`, ascending; `zone` is an IANA name.
@@ -329,18 +335,14 @@ impl History {
         to: UnixSeconds,
         rows_max: u32,
     ) -> Result<Vec<ReadingPoint>, ClickhouseError> {
-        let query = self
-            .query(&format!(
-                "SELECT {READING_COLUMNS} FROM {}.readings FINAL WHERE meter_id = ? AND \
-                 taken_at >= toDateTime(?) AND taken_at < toDateTime(?) \
-                 ORDER BY taken_at, seq LIMIT ?",
-                self.name
-            ))
-            .bind(meter.0)
-            .bind(from.0)
-            .bind(to.0)
-            .bind(rows_max);
-        self.rows(query).await
+        let series = Series {
+            columns: READING_COLUMNS,
+            table: Table::Readings,
+            key: "meter_id",
+            at: "taken_at",
+            order: "taken_at, seq",
+        };
+        self.series(series, meter.0, from, to, rows_max).await
     }
 
     /// The answer to a recall: all accepted readings in the window, and the nearest accepted one
@@ -441,18 +443,14 @@ impl History {
         to: UnixSeconds,
         rows_max: u32,
     ) -> Result<Vec<LossPoint>, ClickhouseError> {
-        let query = self
-            .query(&format!(
-                "SELECT toUInt32(start), supply_wh, delivered_wh, expected, actual \
-                 FROM {}.line_loss FINAL WHERE transformer_id = ? AND start >= toDateTime(?) AND \
-                 start < toDateTime(?) ORDER BY start LIMIT ?",
-                self.name
-            ))
-            .bind(transformer.0)
-            .bind(from.0)
-            .bind(to.0)
-            .bind(rows_max);
-        self.rows(query).await
+        let series = Series {
+            columns: "toUInt32(start), supply_wh, delivered_wh, expected, actual",
+            table: Table::LineLoss,
+            key: "transformer_id",
+            at: "start",
+            order: "start",
+        };
+        self.series(series, transformer.0, from, to, rows_max).await
     }
 
     /// A meter's gaps that begin after `after`, ascending, at most `rows_max`.
@@ -500,6 +498,29 @@ impl History {
                  database = ? AND active GROUP BY table ORDER BY table",
             )
             .bind(&self.database);
+        self.rows(query).await
+    }
+
+    async fn series<T: RowOwned + RowRead>(
+        &self,
+        series: Series,
+        id: u32,
+        from: UnixSeconds,
+        to: UnixSeconds,
+        rows_max: u32,
+    ) -> Result<Vec<T>, ClickhouseError> {
+        let Series { columns, table, key, at, order } = series;
+        let query = self
+            .query(&format!(
+                "SELECT {columns} FROM {}.{} FINAL WHERE {key} = ? AND {at} >= toDateTime(?) AND \
+                 {at} < toDateTime(?) ORDER BY {order} LIMIT ?",
+                self.name,
+                table.name()
+            ))
+            .bind(id)
+            .bind(from.0)
+            .bind(to.0)
+            .bind(rows_max);
         self.rows(query).await
     }
 

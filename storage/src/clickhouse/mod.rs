@@ -12,6 +12,8 @@
 mod batch;
 mod history;
 mod native;
+mod rebuild;
+mod retention;
 mod rows;
 mod schema;
 mod sink;
@@ -22,6 +24,8 @@ pub use history::{
     AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint,
     ReadingPoint, TableSize,
 };
+pub use rebuild::Rebuild;
+pub use retention::Retention;
 pub use rows::{AccountRow, MeterRow, Month, ReadingRow, Table};
 pub use sink::{ClickhouseConfig, Sink, SinkStatus};
 pub use version::{Dialect, ServerVersion};

@@ -23,6 +23,9 @@ const STEPS: &[Step] = &[
 /// The schema's version that this program makes and expects.
 pub(super) const VERSION: u32 = 4;
 
+/// The views among what the steps make.
+pub(super) const VIEWS: [&str; 2] = ["daily", "monthly"];
+
 const _: () = assert!(STEPS[STEPS.len() - 1].version == VERSION);
 
 /// What fills the holes of the templates.
@@ -31,8 +34,6 @@ pub(super) struct Holes<'a> {
     pub(super) database: &'a str,
     /// IANA zone of the days and months in the views.
     pub(super) zone: &'a str,
-    /// Months that readings and intervals are kept; 0 keeps them for ever.
-    pub(super) retention_months: u32,
     pub(super) dialect: Dialect,
 }
 
@@ -80,15 +81,19 @@ fn fill(hole: &str, holes: &Holes<'_>) -> String {
     match hole.split_once(':').unwrap_or((hole, "")) {
         ("db", _) => quoted(holes.database),
         ("zone", _) => holes.zone.to_owned(),
+        // An older server does not know the words; see [`is_done`].
+        ("if_new", _) if modern => "IF NOT EXISTS".to_owned(),
         ("codec", codec) if modern => format!("CODEC({codec})"),
         ("low", kind) if modern => format!("LowCardinality({kind})"),
         ("low", kind) => kind.to_owned(),
-        ("ttl", column) if modern && holes.retention_months > 0 => {
-            format!("TTL {column} + INTERVAL {} MONTH", holes.retention_months)
-        }
-        ("codec" | "ttl", _) => String::new(),
+        ("codec" | "if_new", _) => String::new(),
         (other, _) => unreachable!("the templates have no hole {other}"),
     }
+}
+
+/// Whether an error means that a statement was run before: code 44, a column with this name exists.
+pub(super) fn is_done(statement: &str, error: &ClickhouseError) -> bool {
+    statement.contains(" ADD COLUMN ") && matches!(error, ClickhouseError::Server { code: 44, .. })
 }
 
 /// Compares a table's columns with those that the sink writes.
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     fn holes(dialect: Dialect) -> Holes<'static> {
-        Holes { database: "m", zone: "UTC", retention_months: 24, dialect }
+        Holes { database: "m", zone: "UTC", dialect }
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clickhouse::{Client, Compression};
+use clickhouse::{Client, Compression, RowOwned, RowRead};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::schema::{self, Holes, quoted};
 use super::version::{Dialect, ServerVersion};
-use super::{Batch, ClickhouseError, History, Table};
+use super::{Batch, ClickhouseError, History, Retention, Table, retention};
 
 /// Where ClickHouse is and how it is used.
 #[derive(Clone)]
@@ -25,8 +25,8 @@ pub struct ClickhouseConfig {
     pub database: String,
     /// IANA time zone of the days and months in the views.
     pub zone: String,
-    /// Months that readings and intervals are kept (on servers that know TTL); 0 = for ever.
-    pub retention_months: u32,
+    /// How long rows are kept.
+    pub retention: Retention,
     /// First delay before a batch is sent again, in milliseconds; it doubles.
     pub retry_delay_ms_min: u64,
     /// Longest delay before a batch is sent again, in milliseconds.
@@ -85,12 +85,12 @@ impl std::fmt::Debug for Sink {
 }
 
 impl Sink {
-    /// Connects, reads the version, brings the schema up to date and compares it.
+    /// Connects and reads the version; looks at no table and changes nothing.
     ///
     /// # Errors
-    /// All of [`ClickhouseError`] but `Stopped`. [`ClickhouseError::is_transient`] tells those
-    /// that trying again may cure.
-    pub async fn open(config: ClickhouseConfig) -> Result<Self, ClickhouseError> {
+    /// `Unreachable`, `Refused`, `Server`, `NotClickhouse`, `TooOld`, `BadZone`.
+    /// [`ClickhouseError::is_transient`] tells those that trying again may cure.
+    pub async fn connect(config: ClickhouseConfig) -> Result<Self, ClickhouseError> {
         let zone_known = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte);
         if config.zone.is_empty() || !config.zone.bytes().all(zone_known) {
             return Err(ClickhouseError::BadZone(config.zone));
@@ -106,9 +106,20 @@ impl Sink {
         let (status, _) = watch::channel(SinkStatus::default());
         let mut inner = Inner { client, config, version: ServerVersion::OLDEST, status };
         inner.version = inner.read_version().await?;
-        inner.migrate().await?;
-        inner.compare().await?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// As [`Sink::connect`]; then brings the schema up to date, compares it with what the sink
+    /// writes, and applies the retention.
+    ///
+    /// # Errors
+    /// All of [`ClickhouseError`] but `Stopped`.
+    pub async fn open(config: ClickhouseConfig) -> Result<Self, ClickhouseError> {
+        let sink = Self::connect(config).await?;
+        sink.inner.migrate().await?;
+        sink.inner.compare().await?;
+        sink.retain().await?;
+        Ok(sink)
     }
 
     /// As [`Sink::open`], trying again while the failure is a passing one.
@@ -204,18 +215,38 @@ impl Sink {
         Ok(())
     }
 
-    /// Drops all tables and views and makes them anew, to be filled again from the log.
+    /// Applies [`ClickhouseConfig::retention`]: sets the tables' TTL where the server knows it,
+    /// else drops the months that are past their time. Call it once a day for the latter.
     ///
     /// # Errors
     /// What the server or the connection said.
-    pub async fn recreate(&self) -> Result<(), ClickhouseError> {
-        let database = quoted(&self.inner.config.database);
-        let views = ["daily", "monthly"].into_iter();
-        let tables = Table::ALL.into_iter().map(Table::name);
-        for name in views.chain(tables).chain(["schema_version"]) {
-            self.inner.execute(&format!("DROP TABLE IF EXISTS {database}.{name}")).await?;
+    pub async fn retain(&self) -> Result<(), ClickhouseError> {
+        let inner = &self.inner;
+        for table in Table::ALL {
+            match inner.version.dialect() {
+                Dialect::Modern => inner.set_ttl(table).await?,
+                Dialect::Portable => inner.drop_old_months(table).await?,
+            }
         }
-        self.inner.migrate().await
+        Ok(())
+    }
+
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), ClickhouseError> {
+        self.inner.execute(sql).await
+    }
+
+    /// Whether a table is there; the name as it stands in a statement.
+    pub(super) async fn exists(&self, name: &str) -> Result<bool, ClickhouseError> {
+        let found: Vec<u8> = self.inner.fetch(&format!("EXISTS TABLE {name}")).await?;
+        Ok(found == [1])
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.inner.config.database
+    }
+
+    pub(super) fn holes<'a>(&'a self, database: &'a str) -> Holes<'a> {
+        Holes { database, zone: &self.inner.config.zone, dialect: self.inner.version.dialect() }
     }
 }
 
@@ -223,6 +254,43 @@ impl Inner {
     async fn execute(&self, sql: &str) -> Result<(), ClickhouseError> {
         let done = self.client.query_raw(sql).execute().await;
         done.map_err(|error| ClickhouseError::from_client(&self.config.url, error))
+    }
+
+    async fn fetch<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, ClickhouseError> {
+        let rows = self.client.query_raw(sql).fetch_all().await;
+        rows.map_err(|error| ClickhouseError::from_client(&self.config.url, error))
+    }
+
+    async fn set_ttl(&self, table: Table) -> Result<(), ClickhouseError> {
+        let query = self
+            .client
+            .query("SELECT engine_full FROM system.tables WHERE database = ? AND name = ?")
+            .bind(&self.config.database)
+            .bind(table.name());
+        let engine: String = query
+            .fetch_one()
+            .await
+            .map_err(|error| ClickhouseError::from_client(&self.config.url, error))?;
+        let config = &self.config;
+        match retention::alter_ttl(&config.database, table, &config.retention, &engine) {
+            None => Ok(()),
+            Some(statement) => {
+                tracing::info!(statement, "retention of a table changes");
+                self.execute(&statement).await
+            }
+        }
+    }
+
+    async fn drop_old_months(&self, table: Table) -> Result<(), ClickhouseError> {
+        let Some((_, months @ 1..)) = self.config.retention.of(table) else { return Ok(()) };
+        let database = &self.config.database;
+        let sql = retention::select_old_months(database, table, months);
+        for month in self.fetch::<u32>(&sql).await? {
+            tracing::info!(table = table.name(), month, "a month is past its retention");
+            let name = format!("{}.{}", quoted(database), table.name());
+            self.execute(&format!("ALTER TABLE {name} DROP PARTITION {month}")).await?;
+        }
+        Ok(())
     }
 
     async fn read_version(&self) -> Result<ServerVersion, ClickhouseError> {
@@ -256,12 +324,14 @@ impl Inner {
         let holes = Holes {
             database: &self.config.database,
             zone: &self.config.zone,
-            retention_months: self.config.retention_months,
             dialect: self.version.dialect(),
         };
         for (version, statements) in schema::statements(found, &holes) {
             for statement in &statements {
-                self.execute(statement).await?;
+                match self.execute(statement).await {
+                    Err(error) if schema::is_done(statement, &error) => {}
+                    done => done?,
+                }
             }
             let record = format!("INSERT INTO {database}.schema_version VALUES ({version}, now())");
             self.execute(&record).await?;
@@ -313,10 +383,10 @@ impl ClickhouseError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            // Timeouts, memory, disk space, too many parts or queries, shutting down, replicas.
+            // Timeouts, memory, disk space (75 from old servers), too many parts or queries, shutting down, replicas.
             Self::Server { code, .. } => matches!(
                 code,
-                159 | 160 | 202 | 209 | 210 | 236 | 241 | 242 | 243 | 252 | 319 | 394 | 999
+                75 | 159 | 160 | 202 | 209 | 210 | 236 | 241 | 242 | 243 | 252 | 319 | 394 | 999
             ),
             Self::Refused { .. }
             | Self::NotClickhouse { .. }

@@ -24,6 +24,21 @@ type RawConnection = *mut c_void;
 /// `chdb_insert_stream`, opaque.
 type RawStream = *mut c_void;
 
+/// `chdb_query_with_params_n` and its streaming sister: connection; statement, format, and the names
+/// and values of parameters, each with its size.
+type RawQuery = unsafe extern "C" fn(
+    RawConnection,
+    *const c_char,
+    usize,
+    *const c_char,
+    usize,
+    *const *const c_char,
+    *const usize,
+    *const *const c_char,
+    *const usize,
+    usize,
+) -> RawResult;
+
 /// `chdb_query_analysis_v1` of chdb.h.
 #[repr(C)]
 struct RawAnalysis {
@@ -45,30 +60,8 @@ struct Functions {
     signal_handlers: unsafe extern "C" fn(c_int),
     connect: unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut RawConnection,
     close: unsafe extern "C" fn(*mut RawConnection),
-    query: unsafe extern "C" fn(
-        RawConnection,
-        *const c_char,
-        usize,
-        *const c_char,
-        usize,
-        *const *const c_char,
-        *const usize,
-        *const *const c_char,
-        *const usize,
-        usize,
-    ) -> RawResult,
-    stream_query: unsafe extern "C" fn(
-        RawConnection,
-        *const c_char,
-        usize,
-        *const c_char,
-        usize,
-        *const *const c_char,
-        *const usize,
-        *const *const c_char,
-        *const usize,
-        usize,
-    ) -> RawResult,
+    query: RawQuery,
+    stream_query: RawQuery,
     stream_fetch: unsafe extern "C" fn(RawConnection, RawResult) -> RawResult,
     stream_cancel: unsafe extern "C" fn(RawConnection, RawResult),
     destroy_result: unsafe extern "C" fn(RawResult),
@@ -287,24 +280,7 @@ impl Connection {
         format: &str,
         parameters: &Parameters,
     ) -> Result<Outcome, EngineMessage> {
-        let bound = Bound::new(parameters);
-        let connection = self.raw();
-        // SAFETY: all pointers come from live slices with the lengths given beside them.
-        let raw = unsafe {
-            (self.functions.query)(
-                connection,
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-                bound.names.as_ptr(),
-                bound.name_sizes.as_ptr(),
-                bound.values.as_ptr(),
-                bound.value_sizes.as_ptr(),
-                bound.names.len(),
-            )
-        };
-        RowsHandle::new(self.functions, raw).outcome()
+        self.start(self.functions.query, sql, format, parameters).outcome()
     }
 
     /// Starts a SELECT whose result is fetched in pieces.
@@ -314,24 +290,8 @@ impl Connection {
         format: &str,
         parameters: &Parameters,
     ) -> Result<Rows<'_>, EngineMessage> {
-        let bound = Bound::new(parameters);
         let connection = self.raw();
-        // SAFETY: as in `query`; the engine has bound the parameters when the call returns.
-        let raw = unsafe {
-            (self.functions.stream_query)(
-                connection,
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-                bound.names.as_ptr(),
-                bound.name_sizes.as_ptr(),
-                bound.values.as_ptr(),
-                bound.value_sizes.as_ptr(),
-                bound.names.len(),
-            )
-        };
-        let stream = RowsHandle::new(self.functions, raw);
+        let stream = self.start(self.functions.stream_query, sql, format, parameters);
         stream.check()?;
         Ok(Rows { connection, stream, ended: false, _connection: PhantomData })
     }
@@ -359,6 +319,35 @@ impl Connection {
             Some(message) => Err(EngineMessage(message)),
             None => Ok(stream),
         }
+    }
+
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "one statement at a time on a connection")]
+    fn start(
+        &mut self,
+        query: RawQuery,
+        sql: &str,
+        format: &str,
+        parameters: &Parameters,
+    ) -> RowsHandle {
+        let bound = Bound::new(parameters);
+        let connection = self.raw();
+        // SAFETY: all pointers come from live slices with the lengths given beside them; the
+        // engine has bound the parameters when the call returns.
+        let raw = unsafe {
+            query(
+                connection,
+                sql.as_ptr().cast(),
+                sql.len(),
+                format.as_ptr().cast(),
+                format.len(),
+                bound.names.as_ptr(),
+                bound.name_sizes.as_ptr(),
+                bound.values.as_ptr(),
+                bound.value_sizes.as_ptr(),
+                bound.names.len(),
+            )
+        };
+        RowsHandle::new(self.functions, raw)
     }
 
     fn raw(&self) -> RawConnection {

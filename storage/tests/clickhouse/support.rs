@@ -1,5 +1,7 @@
-//! Engines and servers for the tests: the embedded engine (always), Debian's 18.16 (where it is
+//! Engines and servers for the tests, of this crate and of the node: the embedded engine (always), Debian's 18.16 (where it is
 //! installed), the server that `METERD_TEST_CLICKHOUSE` names (where set).
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use storage::clickhouse::ClickhouseConfig;
+use storage::clickhouse::{ClickhouseConfig, Retention};
 use storage::engine::{
     Credential, EngineConfig, EngineLimits, EngineState, Supervisor, SupervisorConfig,
     locate_library,
@@ -22,10 +24,17 @@ pub(crate) fn library() -> PathBuf {
     locate_library(None, &folder).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// `examples/engine.rs`, which stands for `meterd engine`.
+/// `meterd engine` where that is built for the tests, the benches' own `engine`, else
+/// `examples/engine.rs`; all are the same.
 pub(crate) fn program() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let path = deps.parent().unwrap().parent().unwrap().join("examples/engine");
+    if let Some(meterd) = option_env!("CARGO_BIN_EXE_meterd") {
+        return meterd.into();
+    }
+    let this = std::env::current_exe().unwrap();
+    if this.file_stem().is_some_and(|name| name == "benches") {
+        return this;
+    }
+    let path = this.parent().unwrap().parent().unwrap().join("examples/engine");
     assert!(path.is_file(), "{} is absent; run `cargo test -p storage`", path.display());
     path
 }
@@ -41,14 +50,19 @@ pub(crate) fn engine_config(folder: &Path) -> EngineConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         writer: credential(WRITER),
         reader: credential(READER),
-        limits: EngineLimits { reader_duration_s_max: 20, ..EngineLimits::SMALL },
+        limits: EngineLimits::SMALL,
     }
 }
 
 pub(crate) fn supervisor_config(folder: &Path) -> SupervisorConfig {
     SupervisorConfig {
         program: program(),
-        arguments: Vec::new(),
+        // Only the example is nothing but an engine.
+        arguments: if program().ends_with("examples/engine") {
+            vec![]
+        } else {
+            vec!["engine".into()]
+        },
         engine: engine_config(folder),
         restart_delay_ms_min: 20,
         restart_delay_ms_max: 1000,
@@ -65,8 +79,19 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let supervisor = Supervisor::start(supervisor_config(&folder.path().join("data")));
+        Self::start_with(EngineLimits { reader_duration_s_max: 20, ..EngineLimits::SMALL }).await
+    }
+
+    pub(crate) async fn start_with(limits: EngineLimits) -> Self {
+        Self::start_in(&std::env::temp_dir(), limits).await
+    }
+
+    /// With its data below `place`.
+    pub(crate) async fn start_in(place: &Path, limits: EngineLimits) -> Self {
+        let folder = tempfile::tempdir_in(place).unwrap();
+        let mut config = supervisor_config(&folder.path().join("data"));
+        config.engine.limits = limits;
+        let supervisor = Supervisor::start(config);
         let address = supervisor.ready().await.unwrap();
         Self { supervisor, address, folder }
     }
@@ -124,7 +149,7 @@ impl Server {
             password: password.to_owned(),
             database: database.to_owned(),
             zone: "Asia/Shanghai".to_owned(),
-            retention_months: 0,
+            retention: Retention::FOREVER,
             retry_delay_ms_min: 20,
             retry_delay_ms_max: 500,
             request_s_max: 60,
@@ -151,6 +176,32 @@ impl Server {
     }
 }
 
+/// Asks as an analyst does, read-only where the server is ours; the database is in the URL.
+pub(crate) fn ask(server: &Server, database: &str, statement: &str) -> Answer {
+    let config = server.config(database);
+    let address = config.url.trim_start_matches("http://").parse().unwrap();
+    let user = match server {
+        Server::Embedded(_) | Server::Old(_) => READER,
+        Server::Given(_) => ("default", ""),
+    };
+    let parameters = [("database", database)];
+    let mut answer = request(address, user, "POST", &parameters, "", statement.as_bytes());
+    if answer.head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        answer.body = unchunked(&answer.body);
+    }
+    answer
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        text.push_str(&rest[..size]);
+        body = rest[size..].strip_prefix("\r\n").unwrap();
+    }
+    text
+}
+
 /// A client that asks nothing of the server that 18.16 lacks.
 pub(crate) fn client(config: &ClickhouseConfig) -> clickhouse::Client {
     clickhouse::Client::default()
@@ -166,6 +217,18 @@ pub(crate) fn kill(pid: u32) {
     drop(Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status());
 }
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// `default` may do everything; [`READER`] only reads.
+const OLD_USERS: &str = "<yandex><profiles><default/><readonly><readonly>1</readonly></readonly>\
+    </profiles><users><default><password></password><networks><ip>127.0.0.1</ip></networks>\
+    <profile>default</profile><quota>default</quota></default><analyst>\
+    <password>reader-password</password><networks><ip>127.0.0.1</ip></networks>\
+    <profile>readonly</profile><quota>default</quota></analyst></users>\
+    <quotas><default/></quotas></yandex>";
+
 /// Debian's clickhouse-server 18.16 on a private port and folder.
 pub(crate) struct OldServer {
     pub(crate) port: u16,
@@ -175,20 +238,50 @@ pub(crate) struct OldServer {
 
 impl OldServer {
     /// `None`, with a line that says so, where it is not installed.
-    #[expect(clippy::print_stdout, reason = "what is not run must be seen")]
     pub(crate) fn start() -> Option<Self> {
+        Self::start_in(&std::env::temp_dir())
+    }
+
+    /// With its data below `place`.
+    pub(crate) fn start_in(place: &Path) -> Option<Self> {
+        Self::installed().map(|program| Self::start_with(program, place, ""))
+    }
+
+    /// Two servers that know each other as the shards of the cluster `meterd`.
+    pub(crate) fn start_shards() -> Option<[Self; 2]> {
+        let program = Self::installed()?;
+        let ports = [free_port(), free_port()];
+        let shard = |port| {
+            format!("<shard><replica><host>127.0.0.1</host><port>{port}</port></replica></shard>")
+        };
+        let shards: String = ports.iter().map(shard).collect();
+        Some(ports.map(|port| {
+            let cluster = format!(
+                "<tcp_port>{port}</tcp_port><remote_servers><meterd>{shards}</meterd></remote_servers>\
+                 <macros><cluster>meterd</cluster><shard>1</shard><replica>a</replica></macros>"
+            );
+            Self::start_with(program, &std::env::temp_dir(), &cluster)
+        }))
+    }
+
+    #[expect(clippy::print_stdout, reason = "what is not run must be seen")]
+    fn installed() -> Option<&'static str> {
         let program = ["/usr/sbin/clickhouse-server", "/usr/bin/clickhouse-server"];
-        let Some(program) = program.into_iter().find(|path| Path::new(path).is_file()) else {
+        let program = program.into_iter().find(|path| Path::new(path).is_file());
+        if program.is_none() {
             let how = "apt-get install clickhouse-server clickhouse-common";
             assert!(
                 std::env::var_os("METERD_TEST_CLICKHOUSE_OLD").is_none(),
                 "no clickhouse-server 18.16: {how}"
             );
             println!("NOT RUN against a server of version 18.16: it is not installed ({how})");
-            return None;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        }
+        program
+    }
+
+    fn start_with(program: &str, place: &Path, more: &str) -> Self {
+        let folder = tempfile::tempdir_in(place).unwrap();
+        let port = free_port();
         let at = folder.path().display();
         let config = format!(
             "<yandex><logger><level>warning</level><log>{at}/log</log><errorlog>{at}/err</errorlog>\
@@ -196,17 +289,14 @@ impl OldServer {
              <path>{at}/data/</path><tmp_path>{at}/tmp/</tmp_path>\
              <users_config>{at}/users.xml</users_config><default_profile>default</default_profile>\
              <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>\
-             <timezone>UTC</timezone></yandex>"
+             <timezone>UTC</timezone>{more}</yandex>"
         );
-        let users = "<yandex><profiles><default/></profiles><users><default><password></password>\
-             <networks><ip>127.0.0.1</ip></networks><profile>default</profile>\
-             <quota>default</quota></default></users><quotas><default/></quotas></yandex>";
         std::fs::write(folder.path().join("config.xml"), config).unwrap();
-        std::fs::write(folder.path().join("users.xml"), users).unwrap();
+        std::fs::write(folder.path().join("users.xml"), OLD_USERS).unwrap();
         let child = Self::spawn(program, folder.path());
         let server = Self { port, folder, child };
         server.wait();
-        Some(server)
+        server
     }
 
     fn spawn(program: &str, folder: &Path) -> Child {
