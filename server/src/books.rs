@@ -279,7 +279,7 @@ fn tolerate_full(error: log::Error) -> Result<(), log::Error> {
 }
 
 /// The entries of a batch of the log.
-fn decode(first: Seq, mut payload: &[u8]) -> Result<Vec<Entry>, BooksError> {
+pub(crate) fn decode(first: Seq, mut payload: &[u8]) -> Result<Vec<Entry>, BooksError> {
     let mut entries = Vec::new();
     while !payload.is_empty() {
         let seq = Seq(first.0 + entries.len() as u64);

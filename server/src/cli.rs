@@ -35,6 +35,9 @@ pub enum Command {
     /// Make, read, explain and check tokens of IEC 62055-41 (STS).
     #[command(subcommand)]
     Sts(StsCommand),
+    /// Look after ClickHouse.
+    #[command(subcommand)]
+    Storage(StorageCommand),
     /// Read a settings file and say what is wrong with it.
     CheckConfig {
         /// The file.
@@ -123,5 +126,26 @@ pub enum LogCommand {
         /// The node's data folder.
         #[arg(long, value_name = "DIR", default_value = ".meterd/data")]
         data_dir: PathBuf,
+    },
+}
+
+/// `meterd storage`.
+#[derive(Debug, Subcommand)]
+pub enum StorageCommand {
+    /// Print which ClickHouse it is, how far it is behind, and what its tables hold; exit code 1
+    /// when it cannot be reached.
+    Status {
+        /// The node's settings.
+        #[arg(long, value_name = "FILE", env = "METERD_CONFIG")]
+        config: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make every table again from the log; the node may run meanwhile.
+    Rebuild {
+        /// The node's settings.
+        #[arg(long, value_name = "FILE", env = "METERD_CONFIG")]
+        config: Option<PathBuf>,
     },
 }

@@ -189,8 +189,18 @@ pub struct ClickHouse {
     pub database: String,
     /// IANA zone of the days and months in the views.
     pub zone: String,
-    /// Months that readings and intervals are kept, 0 for ever.
-    pub retention_months: u32,
+    /// Months that readings are kept, 0 for ever.
+    pub keep_readings_months: u32,
+    /// Months that 15-minute rows are kept, 0 for ever.
+    pub keep_intervals_months: u32,
+    /// Months that movements of accounts are kept, 0 for ever.
+    pub keep_ledger_months: u32,
+    /// Months that alarms are kept, 0 for ever.
+    pub keep_alarms_months: u32,
+    /// Months that gaps are kept, 0 for ever.
+    pub keep_gaps_months: u32,
+    /// Months that line losses are kept, 0 for ever.
+    pub keep_line_loss_months: u32,
     /// Rows of a block.
     pub block_rows_max: u32,
     /// Milliseconds a block may wait.

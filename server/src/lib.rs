@@ -29,6 +29,7 @@ pub mod demo;
 pub mod http;
 pub mod logs;
 pub mod simulate;
+pub mod storage_cli;
 pub mod sts;
 
 use std::process::ExitCode;

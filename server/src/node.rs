@@ -1,8 +1,8 @@
 //! The node: everything is made here, in the order of the data's way, and stopped in that order.
 
-mod clickhouse;
+pub(crate) mod clickhouse;
 mod devices;
-mod dimensions;
+pub(crate) mod dimensions;
 mod open;
 mod report;
 mod secrets;
@@ -97,7 +97,7 @@ async fn run(settings: Settings, token_file: Option<&Path>) -> anyhow::Result<()
     ended.and(stopped)
 }
 
-async fn open_registry(settings: &Settings) -> anyhow::Result<Arc<Registry>> {
+pub(crate) async fn open_registry(settings: &Settings) -> anyhow::Result<Arc<Registry>> {
     let config = registry::Config {
         path: open::within(settings, "registry.sqlite"),
         master_key_path: open::within(settings, "master.key"),
@@ -152,7 +152,6 @@ struct Node {
     engine: Option<storage::engine::Supervisor>,
     stop: watch::Sender<bool>,
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
-    clickhouse_url: String,
 }
 
 impl Node {
@@ -200,10 +199,7 @@ impl Node {
             opened.sink.reader,
             Arc::clone(&opened.sink.progress),
         );
-        let target = clickhouse::target(settings)?;
-        let clickhouse_url = target.url.clone();
-        let sink =
-            clickhouse::SinkTask::spawn(target, pump, Arc::clone(&registry), stopped.clone(), fail);
+        let sink = clickhouse::SinkTask::spawn(settings, pump, &registry, stopped.clone(), fail)?;
         {
             let (history, sunk) = (sink.opening(), Arc::clone(&opened.sink.progress));
             let journal = Arc::clone(&journal);
@@ -236,7 +232,7 @@ impl Node {
             now,
         };
         let web = web::start(settings, handles, stopped).await?;
-        Ok(Self { ingest, log, books, tasks, web, sink, engine, stop, failures, clickhouse_url })
+        Ok(Self { ingest, log, books, tasks, web, sink, engine, stop, failures })
     }
 
     /// Says where the node listens and what the system granted.
@@ -246,7 +242,7 @@ impl Node {
             udp = %bound.udp,
             tcp = %bound.tcp,
             api = %self.web.address,
-            clickhouse = %self.clickhouse_url,
+            clickhouse = self.sink.url,
             receive_buffer_bytes = bound.udp_receive_buffer_bytes,
             open_files = bound.open_files.soft,
             connections_max = bound.connections_max,

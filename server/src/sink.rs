@@ -5,12 +5,13 @@
 //! block's token where the server knows tokens, make that harmless.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meter::Seq;
-use storage::clickhouse::{Collector, Sink};
+use storage::clickhouse::{Batch, ClickhouseError, Collector, Sink};
 use storage::log::{self, Reader};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -68,19 +69,15 @@ impl Progress {
     }
 }
 
-/// The sink's state: where it reads, what it has collected.
+/// The sink's state: what it gathers, and what it has written down.
 pub struct Pump {
-    config: Config,
-    cursor: Cursor,
-    place: Place,
-    reader: Reader,
-    collector: Collector,
-    progress: Arc<Progress>,
+    gatherer: Gatherer,
+    mark: Mark,
 }
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Pump").field("place", &self.mark.place).finish_non_exhaustive()
     }
 }
 
@@ -95,67 +92,154 @@ impl Pump {
         progress: Arc<Progress>,
     ) -> Self {
         let collector = Collector::new(config.rows_max);
-        Self { config, cursor, place, reader, collector, progress }
+        Self {
+            gatherer: Gatherer { config, reader, collector },
+            mark: Mark { cursor, place, progress },
+        }
     }
 
-    /// Pumps until `stop`.
+    /// Pumps until `stop`; gathers the next block while ClickHouse works on the last one.
     ///
     /// # Errors
     /// [`SinkError`]; ClickHouse's own errors are retried for ever.
-    pub async fn run(
-        mut self,
-        sink: Sink,
-        mut stop: watch::Receiver<bool>,
-    ) -> Result<(), SinkError> {
+    pub async fn run(self, sink: Sink, mut stop: watch::Receiver<bool>) -> Result<(), SinkError> {
+        let Self { mut gatherer, mut mark } = self;
+        let Place { next, intent } = mark.place;
+        let written_down = (intent > next).then_some(intent);
+        let mut block = gatherer.gather(next, written_down, &mut stop).await?;
         while !*stop.borrow() {
-            let end = self.gather(&mut stop).await?;
-            if *stop.borrow() {
-                break;
-            }
-            let batches = self.collector.seal();
-            if !batches.is_empty() {
-                self.keep(Place { intent: end, ..self.place })?;
-            }
-            for batch in &batches {
-                // It ends without the batch only when the node stops; the range stays written down.
-                if sink.send(batch, &mut stop).await.is_err() {
+            mark.begin(&block)?;
+            // It ends without the block only when the node stops; the range stays written down.
+            let next = {
+                let mut sending = pin!(send(&sink, &block.batches, stop.clone()));
+                let mut gathering = pin!(gatherer.gather(block.end, None, &mut stop));
+                let ahead = tokio::select! {
+                    next = &mut gathering => Some(next?),
+                    sent = &mut sending => match sent {
+                        Ok(()) => None,
+                        Err(_) => return Ok(()),
+                    },
+                };
+                if ahead.is_some() && sending.await.is_err() {
                     return Ok(());
                 }
-            }
-            self.keep(Place { next: end, intent: end })?;
-            self.progress.advance(end);
+                mark.end(block.end)?;
+                match ahead {
+                    Some(next) => next,
+                    None => gathering.await?,
+                }
+            };
+            block = next;
         }
         Ok(())
     }
+}
 
-    /// Collects one block and returns the entry after its range: exactly the range written down
-    /// before a crash, else as much as comes within the block's size and age.
-    async fn gather(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Seq, SinkError> {
-        let resumed = self.place.intent > self.place.next;
-        let mut end = self.place.next;
+/// Sends all batches, two at a time: the engine parses one while it writes the other.
+async fn send(
+    sink: &Sink,
+    batches: &[Batch],
+    stop: watch::Receiver<bool>,
+) -> Result<(), ClickhouseError> {
+    for pair in batches.chunks(2) {
+        let (mut first, mut second) = (stop.clone(), stop.clone());
+        let one = sink.send(&pair[0], &mut first);
+        match pair.get(1) {
+            None => one.await?,
+            Some(other) => {
+                let (one, other) = tokio::join!(one, sink.send(other, &mut second));
+                one.and(other)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A range of the spool as batches.
+struct Block {
+    /// The entry after the range.
+    end: Seq,
+    batches: Vec<Batch>,
+}
+
+/// Where the sink is, in memory and on disk.
+struct Mark {
+    cursor: Cursor,
+    place: Place,
+    progress: Arc<Progress>,
+}
+
+impl Mark {
+    /// The block is about to be sent.
+    fn begin(&mut self, block: &Block) -> io::Result<()> {
+        if block.batches.is_empty() {
+            return Ok(());
+        }
+        self.keep(Place { intent: block.end, ..self.place })
+    }
+
+    /// ClickHouse has everything below.
+    fn end(&mut self, next: Seq) -> io::Result<()> {
+        self.keep(Place { next, intent: next })?;
+        self.progress.advance(next);
+        Ok(())
+    }
+
+    fn keep(&mut self, place: Place) -> io::Result<()> {
+        if place != self.place {
+            self.cursor.save(place)?;
+            self.place = place;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the spool and makes blocks.
+struct Gatherer {
+    config: Config,
+    reader: Reader,
+    collector: Collector,
+}
+
+impl Gatherer {
+    /// Gathers a block that begins at `from`: exactly to `written_down`, the range of a block that a
+    /// crash cut off, else as much as comes within the block's size and age, or until `stop`.
+    async fn gather(
+        &mut self,
+        from: Seq,
+        written_down: Option<Seq>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Block, SinkError> {
+        let mut end = from;
         let mut deadline = None;
         loop {
-            while self.collector.rows() < self.config.rows_max || resumed {
-                if resumed && end >= self.place.intent {
-                    return Ok(end);
-                }
-                let Some(next) = self.collect_batch()? else { break };
+            let is_full = |rows| match written_down {
+                Some(to) => end >= to,
+                None => rows >= self.config.rows_max,
+            };
+            if is_full(self.collector.rows()) {
+                return Ok(self.seal(end));
+            }
+            if let Some(next) = self.collect_batch()? {
                 end = next;
+                continue;
             }
             let now = tokio::time::Instant::now();
-            let is_full = self.collector.rows() >= self.config.rows_max;
-            let is_due = deadline.is_some_and(|deadline| now >= deadline);
-            if is_full || is_due {
-                return Ok(end);
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Ok(self.seal(end));
             }
-            if end > self.place.next && deadline.is_none() {
+            if end > from && deadline.is_none() && written_down.is_none() {
                 deadline = Some(now + self.config.age_max);
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
-                _ = stop.changed() => return Ok(end),
+                _ = stop.wait_for(|stop| *stop) => return Ok(self.seal(end)),
             }
         }
+    }
+
+    fn seal(&mut self, end: Seq) -> Block {
+        Block { end, batches: self.collector.seal() }
     }
 
     /// Takes one batch of the spool into the block; returns the entry after it.
@@ -164,13 +248,5 @@ impl Pump {
         let rows = spool::decode(batch.payload).filter(|_| batch.header.kind == spool::KIND);
         self.collector.effects(&rows.ok_or(SinkError::Batch(batch.header.first))?);
         Ok(Some(batch.header.next()))
-    }
-
-    fn keep(&mut self, place: Place) -> Result<(), SinkError> {
-        if place != self.place {
-            self.cursor.save(place)?;
-            self.place = place;
-        }
-        Ok(())
     }
 }

@@ -26,6 +26,14 @@ pub fn decode(mut bytes: &[u8]) -> Option<Effects> {
     bytes.is_empty().then_some(rows)
 }
 
+/// What [`decode`] gives for a batch made of `entries` and `effects`: the rows that ClickHouse gets.
+#[must_use]
+pub fn rows(first: Seq, entries: &[Entry], effects: &Effects) -> Effects {
+    let mut bytes = Vec::new();
+    encode(first, entries, effects, &mut bytes);
+    decode(&bytes).expect("what was encoded here is of this version")
+}
+
 /// The writing end of the spool.
 #[derive(Debug)]
 pub struct Spool {

@@ -1,16 +1,19 @@
 //! ClickHouse, embedded or a server: starting the engine, opening the sink, keeping it pumping,
 //! and giving history to whoever asks, once it is there.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use storage::clickhouse::{ClickhouseConfig, ClickhouseError, History, Sink, SinkStatus};
+use storage::clickhouse::{
+    ClickhouseConfig, ClickhouseError, History, Retention, Sink, SinkStatus,
+};
 use storage::engine::{EngineConfig, EngineLimits, Supervisor, SupervisorConfig, locate_library};
 use storage::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{dimensions, open, secrets};
 use crate::config::{Engine, Settings};
@@ -20,11 +23,15 @@ use crate::sink::{self, Pump};
 const RETRY_MS: (u64, u64) = (100, 10_000);
 /// How long one request may take.
 const REQUEST_S_MAX: u32 = 300;
+/// Months past their retention are dropped this often.
+const RETAIN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The note of the sink's last failure, in the data folder.
+pub(crate) const LAST_ERROR: &str = "clickhouse-error";
 /// How long the embedded engine may take to start, also with a cold 566 MB library.
 const ENGINE_READY_S_MAX: u32 = 60;
 
 /// Starts the embedded engine, if the settings want it.
-pub(super) fn start_engine(settings: &Settings) -> anyhow::Result<Option<Supervisor>> {
+pub(crate) fn start_engine(settings: &Settings) -> anyhow::Result<Option<Supervisor>> {
     let clickhouse = &settings.clickhouse;
     if clickhouse.engine == Engine::Server {
         return Ok(None);
@@ -52,15 +59,13 @@ pub(super) fn start_engine(settings: &Settings) -> anyhow::Result<Option<Supervi
 }
 
 /// Where the sink writes.
-pub(super) fn target(settings: &Settings) -> anyhow::Result<ClickhouseConfig> {
+pub(crate) fn target(settings: &Settings) -> anyhow::Result<ClickhouseConfig> {
     let clickhouse = &settings.clickhouse;
     let (url, user, password) = match clickhouse.engine {
         Engine::Embedded => {
             let (writer, _) = secrets::credentials(&settings.node.data_dir)?;
-            {
-                let url = format!("http://{}", clickhouse.listen);
-                (url, writer.user.clone(), writer.password.clone())
-            }
+            let url = format!("http://{}", clickhouse.listen);
+            (url, writer.user.clone(), writer.password.clone())
         }
         Engine::Server => {
             let password = match clickhouse.password_file.as_os_str().is_empty() {
@@ -78,7 +83,14 @@ pub(super) fn target(settings: &Settings) -> anyhow::Result<ClickhouseConfig> {
         password,
         database: clickhouse.database.clone(),
         zone: clickhouse.zone.clone(),
-        retention_months: clickhouse.retention_months,
+        retention: Retention {
+            readings: clickhouse.keep_readings_months,
+            intervals: clickhouse.keep_intervals_months,
+            ledger: clickhouse.keep_ledger_months,
+            alarms: clickhouse.keep_alarms_months,
+            gaps: clickhouse.keep_gaps_months,
+            line_loss: clickhouse.keep_line_loss_months,
+        },
         retry_delay_ms_min: RETRY_MS.0,
         retry_delay_ms_max: RETRY_MS.1,
         request_s_max: REQUEST_S_MAX,
@@ -116,6 +128,8 @@ impl Opening {
 
 /// The sink's task.
 pub(super) struct SinkTask {
+    /// Where ClickHouse is.
+    pub(super) url: String,
     opening: Opening,
     task: JoinHandle<()>,
 }
@@ -123,16 +137,22 @@ pub(super) struct SinkTask {
 impl SinkTask {
     /// Opens the sink, however long that takes, then pumps until `stop`. Only what trying again
     /// cannot cure stops the node.
+    ///
+    /// # Errors
+    /// The passwords cannot be read.
     pub(super) fn spawn(
-        target: ClickhouseConfig,
+        settings: &Settings,
         pump: Pump,
-        registry: Arc<Registry>,
+        registry: &Arc<Registry>,
         mut stop: watch::Receiver<bool>,
         fail: mpsc::UnboundedSender<anyhow::Error>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let (target, registry) = (target(settings)?, Arc::clone(registry));
+        let url = target.url.clone();
         let (opened, opening) = watch::channel(None);
+        let note = open::within(settings, LAST_ERROR);
         let task = tokio::spawn(async move {
-            let sink = match Sink::open_patiently(target, &mut stop).await {
+            let sink = match open(target, &note, &mut stop).await {
                 Ok(sink) => sink,
                 Err(ClickhouseError::Stopped) => return,
                 Err(error) => {
@@ -143,13 +163,16 @@ impl SinkTask {
             };
             opened.send_replace(Some(sink.clone()));
             let dimensions = dimensions::run(registry, sink.clone(), stop.clone());
-            let (pumped, ()) = tokio::join!(pump.run(sink, stop), dimensions);
+            let failures = note_failures(sink.status(), &note, stop.clone());
+            let retention = retain(&sink, stop.clone());
+            let (pumped, (), (), ()) =
+                tokio::join!(pump.run(sink.clone(), stop), dimensions, failures, retention);
             if let Err(error) = pumped {
                 error!(%error, "rows no longer go to ClickHouse; they stay in the spool");
                 fail.send(anyhow!(error).context("the sink stopped")).ok();
             }
         });
-        Self { opening: Opening(opening), task }
+        Ok(Self { url, opening: Opening(opening), task })
     }
 
     pub(super) fn opening(&self) -> Opening {
@@ -160,6 +183,63 @@ impl SinkTask {
     pub(super) async fn stop(self) {
         if let Err(error) = self.task.await {
             error!(%error, "the sink's task broke");
+        }
+    }
+}
+
+/// Opens the sink, noting why it cannot be had yet.
+async fn open(
+    target: ClickhouseConfig,
+    note: &Path,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Sink, ClickhouseError> {
+    match Sink::open(target.clone()).await {
+        Err(error) => {
+            write_note(note, &error.to_string());
+            if error.is_transient() { Sink::open_patiently(target, stop).await } else { Err(error) }
+        }
+        opened => opened,
+    }
+}
+
+/// Writes down each new failure of the sink, until `stop`.
+async fn note_failures(
+    mut status: watch::Receiver<SinkStatus>,
+    note: &Path,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut last = None;
+    loop {
+        let error = status.borrow_and_update().error.clone();
+        if let Some(error) = &error
+            && last.as_ref() != Some(error)
+        {
+            write_note(note, error);
+        }
+        last = error;
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn write_note(path: &Path, error: &str) {
+    let line = format!("{} {}\n", crate::clock::unix_ms() / 1000, error.replace('\n', " "));
+    if let Err(error) = std::fs::write(path, line) {
+        warn!(%error, "the note of the last failure cannot be written");
+    }
+}
+
+/// Drops what is past its retention, once a day, until `stop`; opening the sink did so before.
+async fn retain(sink: &Sink, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RETAIN_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Err(error) = sink.retain().await {
+            warn!(%error, "what is past its retention is not dropped; it is tried again tomorrow");
         }
     }
 }

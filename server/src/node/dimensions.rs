@@ -16,7 +16,7 @@ const PAGE: u32 = 10_000;
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Sends the registry's meters and accounts at start and after changes, until `stop`.
-pub(super) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Receiver<bool>) {
     let mut changed = registry.watch_outbox();
     while !*stop.borrow() {
         let rev = *changed.borrow_and_update();
@@ -34,7 +34,8 @@ pub(super) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Re
     }
 }
 
-async fn send(
+/// Sends all of it once, as version `rev`.
+pub(crate) async fn send(
     registry: &Registry,
     sink: &Sink,
     rev: OutboxId,

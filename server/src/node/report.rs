@@ -122,10 +122,14 @@ impl Report {
         let applied = self.journal.applied_through().0;
         out.gauge("meterd_books_applied_seq", "The books hold entries up to this.", applied);
         out.gauge("meterd_sink_lag_entries", "Entries ClickHouse does not have.", self.lag());
-        if let Some(status) = self.sink.status() {
-            out.counter("meterd_sink_rows_total", "Rows ClickHouse took.", status.rows);
-            out.counter("meterd_sink_retries_total", "Batches sent again.", status.retries);
-        }
+        let reached = self.sink.status();
+        let is_up = reached.as_ref().is_some_and(|status| status.error.is_none());
+        let status = reached.unwrap_or_default();
+        out.gauge("meterd_sink_up", "1 while ClickHouse takes what it is sent.", is_up.into());
+        out.counter("meterd_sink_batches_total", "Batches ClickHouse took.", status.batches);
+        out.counter("meterd_sink_rows_total", "Rows ClickHouse took.", status.rows);
+        out.counter("meterd_sink_bytes_total", "Encoded bytes ClickHouse took.", status.bytes);
+        out.counter("meterd_sink_retries_total", "Batches sent again.", status.retries);
     }
 
     /// Entries whose rows ClickHouse does not have.

@@ -1,0 +1,117 @@
+//! `meterd storage rebuild`: every table of ClickHouse again from the log, also while the node runs.
+//!
+//! The log is put through a dataflow of its own into tables beside the live ones; then the tables
+//! are exchanged, and what the log gained meanwhile is sent after. Rows that the node's own sink
+//! gave to the old tables come from entries that were in the log before the exchange, so the last
+//! step has them.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use dataflow::Engine;
+use meter::{Effects, Seq};
+use storage::clickhouse::{Collector, Rebuild, Sink, Table};
+use storage::log::{Batches, Directory, WritePath};
+use storage::registry::Registry;
+use tokio::sync::watch;
+
+use super::{Reached, say};
+use crate::config::Settings;
+use crate::node::{self, clickhouse, dimensions};
+use crate::{books, spool};
+
+/// Rebuilds and prints what the tables hold.
+pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let folder = settings.node.data_dir.join("log");
+    ensure!(
+        folder.is_dir(),
+        "{} is not there; name the node's settings with --config",
+        folder.display()
+    );
+    let log = Directory::open(&folder, WritePath::Buffered).context("cannot open the log")?;
+    let registry = node::open_registry(settings).await?;
+    let reached = Reached::open(settings).await?;
+    let done = rebuild(settings, &folder, &log, &registry).await;
+    reached.close().await;
+    registry.close().await;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn rebuild(
+    settings: &Settings,
+    folder: &Path,
+    log: &Directory,
+    registry: &Registry,
+) -> anyhow::Result<()> {
+    let mut fill = Fill::new(settings)?;
+    // The first batch shows whether the log is whole, before anything is made.
+    let first = Batches::open(log)?.next().transpose()?.map(|batch| batch.header.first);
+    ensure!(
+        first.is_none_or(|first| first == Seq(1)),
+        "the log in {} begins at entry {}: put the archived segments before it back",
+        folder.display(),
+        first.unwrap_or(Seq(1)).0
+    );
+    let beside = Rebuild::begin(clickhouse::target(settings)?).await?;
+    fill.replay(log, beside.sink()).await?;
+    say(&format!("{} entries replayed; the tables are exchanged", fill.next.0 - 1));
+    let sink = beside.finish().await?;
+    fill.replay(log, &sink).await?;
+    // Nobody stops a rebuild but by ending the process.
+    let (_going, mut stop) = watch::channel(false);
+    let rev = *registry.watch_outbox().borrow();
+    dimensions::send(registry, &sink, rev, &mut stop).await?;
+    for table in Table::ALL {
+        let rows = sink.history().count(table).await?;
+        say(&format!("{:<12}{rows:>14} rows", table.name()));
+    }
+    Ok(())
+}
+
+/// The log on its way through the books into blocks.
+struct Fill {
+    engine: Engine,
+    collector: Collector,
+    rows_max: usize,
+    next: Seq,
+}
+
+impl Fill {
+    fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let rows_max = settings.clickhouse.block_rows_max as usize;
+        let engine = Engine::start(&dataflow::Config { workers: 1 }, None)?;
+        let collector = Collector::new(rows_max);
+        Ok(Self { engine, collector, rows_max, next: Seq(1) })
+    }
+
+    /// Sends the rows of all entries from `self.next` to the log's end.
+    async fn replay(&mut self, log: &Directory, sink: &Sink) -> anyhow::Result<()> {
+        let mut batches = Batches::open(log)?;
+        while let Some(batch) = batches.next() {
+            let header = batch?.header;
+            if header.first < self.next {
+                continue;
+            }
+            ensure!(header.first == self.next, "the log has no entry {}", self.next.0);
+            let entries = Arc::new(books::decode(header.first, batches.payload())?);
+            let mut effects = Effects::default();
+            self.engine.process(header.first, &entries, &mut effects)?;
+            self.collector.effects(&spool::rows(header.first, &entries, &effects));
+            self.next = header.next();
+            if self.collector.rows() >= self.rows_max {
+                self.flush(sink).await?;
+            }
+        }
+        self.flush(sink).await
+    }
+
+    async fn flush(&mut self, sink: &Sink) -> anyhow::Result<()> {
+        let (_going, mut stop) = watch::channel(false);
+        for batch in self.collector.seal() {
+            sink.send(&batch, &mut stop).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! `meterd storage rebuild` and `meterd storage status`, on a real node with the simulator's week in
+//! its log: tables damaged by hand end as they were, with the node running and without.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use loadgen::Seed;
+use loadgen::feeder::Feeder;
+use meter::{Entry, UnixSeconds};
+use serde_json::Value;
+use storage::log::{Config, Directory, Durability, NewBatch, SegmentLog, Urgency, WritePath};
+
+use crate::support::{Answer, OldServer, library, request};
+
+/// Monday 2026-06-01T00:00:00Z, and so many entries of its week.
+const START: UnixSeconds = UnixSeconds(1_780_272_000);
+const ENTRIES: usize = 6000;
+/// Tables and their keys.
+const TABLES: [(&str, &str); 6] = [
+    ("readings", "meter_id, taken_at, seq"),
+    ("intervals", "meter_id, start"),
+    ("ledger", "account_id, number"),
+    ("alarms", "subject, subject_id, at, code, state, seq"),
+    ("gaps", "meter_id, gap_from"),
+    ("line_loss", "transformer_id, start"),
+];
+
+/// A node's settings, and who may ask its ClickHouse.
+struct Place {
+    folder: tempfile::TempDir,
+    clickhouse: std::net::SocketAddr,
+    old: Option<OldServer>,
+}
+
+impl Place {
+    fn new(old: Option<OldServer>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (api, mut clickhouse) = (free(), free());
+        let engine = match &old {
+            None => format!(
+                "engine = \"embedded\"\nlisten = \"{clickhouse}\"\nlibrary = {:?}",
+                library()
+            ),
+            Some(server) => {
+                clickhouse.set_port(server.port);
+                format!("engine = \"server\"\nurl = \"http://{clickhouse}\"")
+            }
+        };
+        let settings = format!(
+            "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"127.0.0.1:0\"\n\
+             tcp_listen = \"127.0.0.1:0\"\n[log]\nsegment_bytes = 16777216\n\
+             reserve_bytes = 16777216\n[clickhouse]\n{engine}\n\
+             block_age_ms_max = 50\n[api]\nlisten = \"{api}\"\n",
+            folder.path().join("data")
+        );
+        fs::write(folder.path().join("meterd.toml"), settings).unwrap();
+        write_log(&folder.path().join("data/log"));
+        Self { folder, clickhouse, old }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meterd"));
+        let config: PathBuf = self.folder.path().join("meterd.toml");
+        command.args(arguments).arg("--config").arg(config).env("RUST_LOG", "error");
+        command
+    }
+
+    fn serve(&self) -> Child {
+        self.command(&["serve"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn storage(&self, arguments: &[&str]) -> Output {
+        self.command(&[&["storage"], arguments].concat()).output().unwrap()
+    }
+
+    fn status(&self) -> (Option<i32>, Value) {
+        let output = self.storage(&["status", "--json"]);
+        let value = serde_json::from_slice(&output.stdout);
+        (output.status.code(), value.unwrap_or_else(|error| panic!("{error}: {output:?}")))
+    }
+
+    fn sql(&self, statement: &str) -> Answer {
+        let file = self.folder.path().join("data/clickhouse-writer.password");
+        let password = fs::read_to_string(file).unwrap_or_default();
+        let user = if self.old.is_some() { ("default", "") } else { ("meterd", password.trim()) };
+        let parameters = [("database", "meterd"), ("wait_end_of_query", "1")];
+        let answer = request(self.clickhouse, user, "POST", &parameters, "", statement.as_bytes());
+        assert_eq!(answer.status, 200, "{statement}: {}", answer.body);
+        answer
+    }
+
+    /// Waits until ClickHouse has the rows of all entries.
+    fn drained(&self, node: &mut Child) {
+        loop {
+            let (code, status) = self.status();
+            if code == Some(0) && status["lag_entries"] == 0 && status["sent_below"] != 1 {
+                return;
+            }
+            assert!(node.try_wait().unwrap().is_none(), "the node ended: {status}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn contents(&self) -> BTreeMap<&'static str, String> {
+        let read = |(table, key)| {
+            let sql = format!("SELECT * FROM {table} FINAL ORDER BY {key} FORMAT TabSeparated");
+            (table, self.sql(&sql).body)
+        };
+        TABLES.into_iter().map(read).collect()
+    }
+
+    fn damage(&self) {
+        self.sql("DROP TABLE meterd.gaps");
+        self.sql("ALTER TABLE meterd.readings DROP PARTITION 202606");
+        self.sql("INSERT INTO meterd.intervals (meter_id, start, energy_wh, rev) VALUES (1, 1780272000, 99, 99999)");
+    }
+}
+
+/// The log of a node that took in the first entries of the week.
+fn write_log(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let feeder = Feeder::new(Seed(1), START);
+    let entries: Vec<Entry> = feeder.entries(feeder.end()).into_iter().take(ENTRIES).collect();
+    let disk = Directory::open(folder, WritePath::Buffered).unwrap();
+    let config = Config {
+        segment_size_bytes: 16 << 20,
+        reserve_segments: 1,
+        spares_max: 1,
+        durability: Durability::Synced,
+        node: 1,
+        epoch: 1,
+    };
+    let (mut log, _) = SegmentLog::open(Arc::new(disk), config, 0).unwrap();
+    for entries in entries.chunks(500) {
+        let mut payload = Vec::new();
+        entries.iter().for_each(|entry| entry.encode(&mut payload));
+        let count = u32::try_from(entries.len()).unwrap();
+        let (kind, slot_group, urgency) = (1, 0, Urgency::Routine);
+        log.append(NewBatch { count, payload: &payload, kind, slot_group, urgency }).unwrap();
+        log.commit().unwrap();
+    }
+    log.sync().unwrap();
+}
+
+#[expect(clippy::print_stdout, reason = "what it said is to be seen")]
+fn rebuild(place: &Place, want: &BTreeMap<&str, String>, when: &str) {
+    let output = place.storage(&["rebuild"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{when}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{when}:\n{said}");
+    let mut node = (when == "offline").then(|| place.serve());
+    if let Some(node) = &mut node {
+        place.drained(node);
+    }
+    for (table, got) in place.contents() {
+        assert!(got == want[table], "{when}: {table} differs after the rebuild");
+    }
+    if let Some(node) = node {
+        end(node);
+    }
+}
+
+/// SIGTERM, and the node's own end.
+fn end(mut node: Child) {
+    Command::new("kill").arg(node.id().to_string()).status().unwrap();
+    assert!(node.wait().unwrap().success());
+}
+
+#[expect(clippy::print_stdout, reason = "what it said is to be seen")]
+fn check(old: Option<OldServer>) {
+    let engine = if old.is_some() { "server" } else { "embedded" };
+    let place = Place::new(old);
+    let mut node = place.serve();
+    place.drained(&mut node);
+    let want = place.contents();
+    for (table, rows) in &want {
+        // The first entries of the week open no gap.
+        assert!(!rows.is_empty() || *table == "gaps", "{table} is empty");
+    }
+    let (code, status) = place.status();
+    assert_eq!((code, &status["engine"]), (Some(0), &engine.into()), "{status}");
+    let rows = |name: &str| {
+        let tables = status["tables"].as_array().unwrap();
+        tables.iter().find(|table| table["table"] == name).unwrap()["rows"].as_u64().unwrap()
+    };
+    assert!(rows("readings") > 5000, "{status}");
+    assert_eq!(status["backlog_bytes"], 0, "{status}");
+
+    place.damage();
+    rebuild(&place, &want, "beside the running node");
+    place.damage();
+    end(node);
+    rebuild(&place, &want, "offline");
+
+    let text = place.storage(&["status"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("readings") && text.contains("behind      0 entries"), "{text}");
+    println!("{text}");
+}
+
+#[test]
+fn damaged_tables_of_the_embedded_engine_end_as_they_were() {
+    check(None);
+}
+
+#[test]
+fn damaged_tables_of_an_old_server_end_as_they_were() {
+    if let Some(old) = OldServer::start() {
+        check(Some(old));
+    }
+}
+
+#[test]
+fn an_absent_server_is_said_and_the_backlog_is_told() {
+    let mut place = Place::new(None);
+    let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = place.folder.path().join("meterd.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    let settings = settings
+        .replace("engine = \"embedded\"", &format!("engine = \"server\"\nurl = \"http://{away}\""));
+    fs::write(&config, settings).unwrap();
+    place.clickhouse = away;
+    let mut node = place.serve();
+    let status = loop {
+        let (code, status) = place.status();
+        assert_eq!(code, Some(1), "{status}");
+        if status["lag_entries"].as_u64() >= Some(ENTRIES as u64) && !status["last_error"].is_null()
+        {
+            break status;
+        }
+        assert!(node.try_wait().unwrap().is_none(), "the node ended");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(status["backlog_bytes"].as_u64() > Some(100_000), "{status}");
+    assert!(status["unreachable"].as_str().unwrap().contains("does not answer"), "{status}");
+    assert!(
+        status["last_error"]["message"].as_str().unwrap().contains("does not answer"),
+        "{status}"
+    );
+    node.kill().unwrap();
+    node.wait().unwrap();
+    let refused = place.storage(&["rebuild"]);
+    assert!(!refused.status.success());
+}
