@@ -3,9 +3,12 @@
 //! **Invariant:** a bench prints what it measured; none fails because a machine is slow, all fail
 //! when a result is wrong.
 
+mod engines;
 pub mod memory;
+pub mod questions;
 pub mod rows;
 pub mod simulated;
+pub mod sink;
 pub mod tcp;
 pub mod udp;
 pub mod w1;

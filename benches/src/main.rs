@@ -8,14 +8,20 @@ use std::fs;
 use std::path::Path;
 
 use benches::rows::{self, Size};
-use benches::{udp, w1};
+use benches::{questions, sink, udp, w1};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // The benches' embedded engine is a child process of this program.
+    if std::env::args().nth(1).as_deref() == Some("engine") {
+        let Err(error) = storage::engine::run_child();
+        return Err(error.into());
+    }
     let size = Size::from_environment();
     let mut rows = dataflow(size.of(w1::READINGS, w1::READINGS / 10));
     rows.push(durable(size.of(6, 1))?);
     rows.extend(rows::of_a_node(size, &say)?);
+    rows.extend(clickhouse(size)?);
     let report = json!({ "machine": machine(), "rows": rows });
     fs::create_dir_all("target")?;
     fs::write("target/bench.json", format!("{report:#}\n"))?;
@@ -42,6 +48,23 @@ fn dataflow(readings: usize) -> Vec<Value> {
         }));
     }
     rows
+}
+
+/// The sink against bare inserts, an outage, and the analysts' questions.
+fn clickhouse(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
+    say("sink and questions, on each ClickHouse that is here");
+    let meters = size.of(1000, 120);
+    let size = sink::Size { slots: size.of(400, 40), outage_s: size.of((30, 60), (5, 5)) };
+    let mut rows = sink::run(size)?;
+    let given = std::env::var("QUESTIONS_METERS").ok();
+    let meters = given.map_or(Ok(meters), |meters| meters.parse())?;
+    rows.extend(questions::run(meters)?);
+    for row in &rows {
+        let (name, unit, limit) = (&row["name"], &row["unit"], &row["limit"]);
+        let (value, ratio) = (&row["value"], &row["ratio"]);
+        say(&format!("  {name} {value:.6} {unit} ({limit}) ratio {ratio}"));
+    }
+    Ok(rows)
 }
 
 /// Sealed datagrams acknowledged after fsync ÷ raw echo.

@@ -1,0 +1,319 @@
+//! `sink`: rows a second from the spool into ClickHouse, beside the same blocks inserted bare, in
+//! turns within one run; and an outage: how long the drain takes, and whether the log's commits feel
+//! it.
+//!
+//! Sketch: a row is read and decoded 0.1 µs, encoded and hashed 0.3 µs, and costs the engine 0.6 to
+//! 1.2 µs; the sink makes the next block while the engine works on the last one.
+
+#![expect(clippy::disallowed_methods, reason = "a bench measures time")]
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use meter::{Seq, UnixSeconds};
+use serde_json::{Value, json};
+use server::cursor::Cursor;
+use server::sink::{Config, Progress, Pump};
+use server::spool::Spool;
+use storage::clickhouse::{Batch, ClickhouseConfig, Collector, Sink};
+use storage::log::{
+    Config as LogConfig, Directory, Durability, NewBatch, SegmentLog, Urgency, WritePath,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::engines::Fleet;
+use crate::engines::support::Server;
+
+/// 2026-05-01T00:00:00Z: all rows of a run lie in one month.
+const START: UnixSeconds = UnixSeconds(1_777_593_600);
+const METERS: u32 = 2000;
+/// Each way is taken so often, in turns.
+const RUNS: usize = 3;
+/// A node's default.
+const BLOCK: Config = Config { rows_max: 100_000, age_max: Duration::from_millis(1000) };
+/// Readings a second during the outage, in groups as a node commits them.
+const READINGS_PER_S: u64 = 20_000;
+const GROUP: Duration = Duration::from_millis(10);
+const GROUP_READINGS: usize = 200;
+
+/// How much work.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Quarter hours of 2,000 meters for the rates.
+    pub slots: u32,
+    /// Seconds before the outage, and of the outage itself.
+    pub outage_s: (u64, u64),
+}
+
+/// Runs everything on every engine to be had; rows for the report.
+///
+/// # Errors
+/// What files and sockets say.
+pub fn run(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
+    let runtime = Runtime::new()?;
+    let mut rows = Vec::new();
+    for server in runtime.block_on(Server::all()) {
+        rows.push(runtime.block_on(rates(&server, size.slots))?);
+        rows.extend(runtime.block_on(outage(&server, size.outage_s))?);
+        runtime.block_on(server.stop());
+    }
+    Ok(rows)
+}
+
+fn log(folder: &Path, durability: Durability) -> Result<SegmentLog, Box<dyn Error>> {
+    let disk = Directory::open(folder, WritePath::Buffered)?;
+    let config = LogConfig {
+        segment_size_bytes: 64 << 20,
+        reserve_segments: 0,
+        spares_max: 2,
+        durability,
+        node: 1,
+        epoch: 1,
+    };
+    Ok(SegmentLog::open(Arc::new(disk), config, 0)?.0)
+}
+
+/// Sink ÷ bare, medians of runs that take turns.
+async fn rates(server: &Server, slots: u32) -> Result<Value, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let mut spool = Spool::new(log(&folder.path().join("spool"), Durability::Lazy)?);
+    let (mut fleet, mut collector) = (Fleet::new(METERS, START), Collector::new(BLOCK.rows_max));
+    let (mut batches, mut rows) = (Vec::new(), 0_u64);
+    for _ in 0..slots {
+        let (first, entries, effects) = fleet.slot();
+        spool.append(first, &entries, &effects)?;
+        let stored = server::spool::rows(first, &entries, &effects);
+        collector.effects(&stored);
+        if collector.rows() >= BLOCK.rows_max {
+            batches.extend(collector.seal());
+        }
+    }
+    batches.extend(collector.seal());
+    rows += batches.iter().map(|batch| u64::from(batch.rows)).sum::<u64>();
+    let end = spool.next();
+    let (mut bare, mut sunk) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let config = server.fresh("bench_bare").await;
+        Sink::open(config.clone()).await?;
+        bare.push(insert_bare(&config, &batches).await?);
+        let config = server.fresh("bench_sink").await;
+        let sink = Sink::open(config).await?;
+        let reader = spool.log_mut().read_from(Seq(1));
+        sunk.push(insert_by_sink(sink, reader, end).await?);
+    }
+    let (bare, sunk) = (median(bare), median(sunk));
+    Ok(json!({
+        "name": format!("sink {}", server.name()), "value": rows as f64 / sunk / 1e6,
+        "unit": "M rows/s", "limit": "the same blocks inserted bare", "ratio": bare / sunk,
+        "must": 0.6, "aim": 0.9, "runs": RUNS,
+    }))
+}
+
+/// The blocks over one connection, one after the other, nothing else.
+async fn insert_bare(config: &ClickhouseConfig, batches: &[Batch]) -> Result<f64, Box<dyn Error>> {
+    let mut stream = TcpStream::connect(config.url.trim_start_matches("http://")).await?;
+    let began = Instant::now();
+    for batch in batches {
+        let query: String = form_urlencoded::byte_serialize(
+            format!("INSERT INTO {}.{} FORMAT Native", config.database, batch.table.name())
+                .as_bytes(),
+        )
+        .collect();
+        let head = format!(
+            "POST /?query={query} HTTP/1.1\r\nHost: x\r\nX-ClickHouse-User: {}\r\n\
+             X-ClickHouse-Key: {}\r\nContent-Length: {}\r\n\r\n",
+            config.user,
+            config.password,
+            batch.bytes.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&batch.bytes).await?;
+        answered(&mut stream).await?;
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Reads the head of a good answer and what little body an insert's has.
+async fn answered(stream: &mut TcpStream) -> Result<(), Box<dyn Error>> {
+    let mut answer = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).await?;
+        answer.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let is_whole = !head.contains("chunked") || body.ends_with("0\r\n\r\n");
+            if head.starts_with("http/1.1 200") && is_whole {
+                return Ok(());
+            }
+        }
+        if count == 0 || text.starts_with("HTTP/1.1 5") || text.starts_with("HTTP/1.1 4") {
+            return Err(format!("a bare insert was refused: {text}").into());
+        }
+    }
+}
+
+async fn insert_by_sink(
+    sink: Sink,
+    reader: storage::log::Reader,
+    end: Seq,
+) -> Result<f64, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let cursor = Cursor::new(folder.path());
+    let place = cursor.load()?;
+    let progress = Progress::new(place.next);
+    let pump = Pump::new(BLOCK, cursor, place, reader, Arc::clone(&progress));
+    let (stop, stopped) = watch::channel(false);
+    let began = Instant::now();
+    let pumping = tokio::spawn(pump.run(sink, stopped));
+    while progress.next() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let taken = began.elapsed().as_secs_f64();
+    stop.send_replace(true);
+    pumping.await??;
+    Ok(taken)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Commits 20,000 readings a second to a synced log and their rows to the spool, before, during
+/// and after an outage of ClickHouse.
+async fn outage(server: &Server, seconds: (u64, u64)) -> Result<Vec<Value>, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let direct = server.fresh("bench_outage").await;
+    let (away, told) = watch::channel(false);
+    let url = proxy(direct.url.trim_start_matches("http://").to_owned(), told).await?;
+    let sink = Sink::open(ClickhouseConfig { url, ..direct }).await?;
+    let spool = Spool::new(log(&folder.path().join("spool"), Durability::Lazy)?);
+    let mut load = Committing {
+        log: log(&folder.path().join("log"), Durability::Synced)?,
+        fleet: Fleet::new(u32::try_from(READINGS_PER_S)?, START),
+        spool,
+    };
+    let cursor = Cursor::new(folder.path());
+    let place = cursor.load()?;
+    let progress = Progress::new(place.next);
+    let reader = load.spool.log_mut().read_from(Seq(1));
+    let pump = Pump::new(BLOCK, cursor, place, reader, Arc::clone(&progress));
+    let (stop, stopped) = watch::channel(false);
+    let pumping = tokio::spawn(pump.run(sink, stopped));
+
+    let (mut load, before) = load.commit(Until::Seconds(seconds.0)).await?;
+    away.send_replace(true);
+    let during;
+    (load, during) = load.commit(Until::Seconds(seconds.1)).await?;
+    away.send_replace(false);
+    let (began, backlog) = (Instant::now(), load.spool.next().0 - progress.next().0);
+    // The drain is over when the sink is a block's age behind.
+    let drained = Arc::new(AtomicBool::new(false));
+    let (watched, end) = (Arc::clone(&drained), load.spool.next());
+    let watching = tokio::spawn(async move {
+        while progress.next() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        watched.store(true, Ordering::Relaxed);
+        began.elapsed()
+    });
+    let after;
+    (_, after) = load.commit(Until::Set(drained)).await?;
+    let drain = watching.await?;
+    stop.send_replace(true);
+    pumping.await??;
+    let name = server.name();
+    let p99 = |times: &Histogram<u64>| times.value_at_quantile(0.99) as f64;
+    let ratio = p99(&during).max(p99(&after)) / p99(&before);
+    Ok(vec![
+        json!({
+            "name": format!("drain {name}"), "value": drain.as_secs_f64(), "unit": "s",
+            "limit": format!("{backlog} readings behind after {} s at {READINGS_PER_S}/s", seconds.1),
+            "ratio": Value::Null, "must": Value::Null, "aim": Value::Null, "runs": 1,
+        }),
+        json!({
+            "name": format!("commit p99 in outage and drain {name}"), "value": p99(&after),
+            "unit": "us", "limit": format!("before {} us, outage {} us", p99(&before), p99(&during)),
+            "ratio": ratio, "must": Value::Null, "aim": Value::Null, "ratio_max": 1.5, "runs": 1,
+        }),
+    ])
+}
+
+/// A log, a spool and who fills them.
+struct Committing {
+    log: SegmentLog,
+    spool: Spool,
+    fleet: Fleet,
+}
+
+enum Until {
+    Seconds(u64),
+    Set(Arc<AtomicBool>),
+}
+
+impl Committing {
+    /// Commits a group every 10 ms; the time from its due moment to the end of its sync, in µs.
+    async fn commit(mut self, until: Until) -> Result<(Self, Histogram<u64>), Box<dyn Error>> {
+        let worked = tokio::task::spawn_blocking(move || {
+            let mut times = Histogram::new(3).map_err(|error| error.to_string())?;
+            let began = Instant::now();
+            let is_over = |due: Instant| match &until {
+                Until::Seconds(seconds) => due - began >= Duration::from_secs(*seconds),
+                Until::Set(flag) => flag.load(Ordering::Relaxed),
+            };
+            let mut due = began;
+            while !is_over(due) {
+                let (first, entries, effects) = self.fleet.group(GROUP_READINGS);
+                let mut payload = Vec::new();
+                entries.iter().for_each(|entry| entry.encode(&mut payload));
+                let count = entries.len() as u32;
+                let batch = NewBatch {
+                    count,
+                    payload: &payload,
+                    kind: 1,
+                    slot_group: 0,
+                    urgency: Urgency::Routine,
+                };
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                self.log.append(batch).map_err(|error| error.to_string())?;
+                self.log.commit().map_err(|error| error.to_string())?;
+                times.saturating_record(due.elapsed().as_micros() as u64);
+                self.spool.append(first, &entries, &effects).map_err(|error| error.to_string())?;
+                due += GROUP;
+            }
+            Ok::<_, String>((self, times))
+        });
+        Ok(worked.await??)
+    }
+}
+
+/// Passes everything on, or breaks off while it is told that the server is away.
+async fn proxy(server: String, away: watch::Receiver<bool>) -> Result<String, Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, mut away) = (server.clone(), away.clone());
+            tokio::spawn(async move {
+                if *away.borrow() {
+                    return;
+                }
+                let Ok(mut server) = TcpStream::connect(server).await else { return };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = away.wait_for(|away| *away) => {}
+                }
+            });
+        }
+    });
+    Ok(url)
+}
