@@ -30,6 +30,7 @@ soak: lib ## the demo with random kills (ROUNDS=10), then simulations through ev
 	$(CARGO) build --release --locked -p server
 	./target/release/meterd demo --once --kill $(or $(ROUNDS),10) $(ARGS)
 	sh deploy/soak.sh $(or $(METERS),100000) $(or $(SECONDS),60)
+	METERD_KILLS=20 $(CARGO) test --locked -p server --test sink kills -- --nocapture
 
 fuzz: ## fuzz each decoder (SECONDS=60 each); needs cargo-fuzz and a nightly toolchain
 	sh deploy/fuzz.sh $(or $(SECONDS),60)
