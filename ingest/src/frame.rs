@@ -8,9 +8,7 @@ use meter::wire::dlms::{
     Template, TemplateId, Templates, Wrapper, tag,
 };
 use meter::wire::{Fault, WireError};
-use meter::{
-    Entry, EventCode, GatewayId, MeterEvent, MeterId, Subject, SystemTitle, UnixSeconds,
-};
+use meter::{Entry, EventCode, GatewayId, MeterEvent, MeterId, Subject, SystemTitle, UnixSeconds};
 
 use crate::directory::{Device, Directory, Record, RecordIndex};
 use crate::downlink::{PREFIX_SIZE, behind};
