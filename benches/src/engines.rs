@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use loadgen::fleet::FleetPlan;
-use loadgen::{Retry, Seed, VirtualMeter, World};
+use loadgen::profile::Load;
+use loadgen::{MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World};
 use meter::{
     AccountId, Cause, Current, Effects, Energy, Entry, GatewayId, IntervalQuality, IntervalRow,
     LedgerKind, LedgerRow, MeterId, MeterRecord, Money, Outcome, Reading, Role, Seq, Spread,
@@ -37,19 +37,10 @@ impl Fleet {
     /// `meters` meters whose first readings are of `first`.
     pub(crate) fn new(meters: u32, first: UnixSeconds) -> Self {
         let retry = Retry { first: Duration::from_secs(1), max: Duration::from_secs(1) };
-        let world = World { seed: Seed(1), retry, window: 1 };
-        let plan = FleetPlan {
-            seed: Seed(1),
-            first,
-            last: first.plus(u32::from(u16::MAX) * SLOT_S),
-            period_s: SLOT_S,
-            spread_s: 600,
-            drift_ppm_max: 0,
-        };
-        let meters = plan
-            .meters(&world, 1..meters + 1)
-            .zip(1..)
-            .map(|(meter, number)| {
+        let world = World { seed: Seed(1), retry, window: 1, pace: 1 };
+        let meters = (1..=meters)
+            .map(|number| {
+                let meter = VirtualMeter::new(&world, plan(number, first));
                 let reading = read(&world, &meter, number, first);
                 (meter, reading, Money::ZERO)
             })
@@ -113,6 +104,28 @@ impl Fleet {
             }
         }
         (first, Arc::new(entries), effects)
+    }
+}
+
+/// A meter of a household, each with a profile, a size and a register of its own.
+fn plan(number: u32, first: UnixSeconds) -> MeterPlan {
+    let mixed = number.wrapping_mul(0x9E37_79B1);
+    let [site, day, scale, _] = mixed.to_be_bytes();
+    MeterPlan {
+        ordinal: number,
+        load: Load {
+            site: site % 111,
+            days_ahead: day % 7,
+            scale_milli: 300 + u16::from(scale) * 10,
+        },
+        phases: 1,
+        first,
+        last: first.plus(u32::from(u16::MAX) * SLOT_S),
+        period_s: SLOT_S,
+        send_delay_s: 0,
+        start: Energy::from_wh(u64::from(mixed % 50_000_000)),
+        register_digits: 6,
+        clock: MeterClock::default(),
     }
 }
 

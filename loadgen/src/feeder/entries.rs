@@ -24,7 +24,7 @@ const TICK_S: u32 = 300;
 
 impl Feeder {
     /// Registration, readings, purchases and ticks in the order of their arrival, until `tick`.
-    /// A meter, its account and its customer have the meter's number as id, 112 is the supply
+    /// What devices report beside readings is left out. A meter, its account and its customer have the meter's number as id, 112 is the supply
     /// meter.
     #[must_use]
     pub fn entries(&self, tick: UnixSeconds) -> Vec<Entry> {

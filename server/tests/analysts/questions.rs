@@ -86,7 +86,7 @@ fn agree_with_the_simulator(server: &Server) {
     let high = AlarmCode::OverVoltage;
     let subject = |alarm: &loadgen::feeder::ExpectedAlarm| match &alarm.subject {
         AlarmSubject::Meter(serial) if alarm.code == high => Some(serial.clone()),
-        AlarmSubject::Meter(_) | AlarmSubject::Account(_) => None,
+        AlarmSubject::Meter(_) | AlarmSubject::Account(_) | AlarmSubject::Gateway(_) => None,
     };
     let truth: Vec<String> = expected.alarms.iter().filter_map(subject).collect();
     let got = answer(
