@@ -6,17 +6,20 @@ use serde::{Deserialize, Serialize};
 use crate::stored::{stored_codes, stored_struct};
 use crate::{
     AccountId, Current, Energy, LedgerRow, MeterId, Money, OrderRow, Power, PowerFactor, Reading,
-    Seq, Stored, Subject, TransformerId, UnixSeconds, Voltage,
+    Regular, Seq, Stored, Subject, TransformerId, UnixSeconds, Voltage,
 };
 
 /// What follows from a batch of entries, by kind.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Effects {
-    /// One for each reading entry of the batch.
+    /// All that follows from each regular reading; [`Effects::rows`] writes it out.
+    pub regular: Vec<Regular>,
+    /// One for each other reading entry of the batch.
     pub verdicts: Vec<Verdict>,
     /// Readings whose verdict came later than their entry: parked ones, and resolved ones.
     pub settled: Vec<Settled>,
-    /// New or replaced 15-minute rows.
+    /// New or replaced 15-minute rows, those of regular readings aside; so it is with movements
+    /// and standings.
     pub intervals: Vec<IntervalRow>,
     /// Movements of accounts.
     pub ledger: Vec<LedgerRow>,
@@ -421,6 +424,7 @@ impl Effects {
     /// Empties every kind and keeps the memory.
     pub fn clear(&mut self) {
         let Self {
+            regular,
             verdicts,
             settled,
             intervals,
@@ -432,6 +436,7 @@ impl Effects {
             recalls,
             orders,
         } = self;
+        regular.clear();
         verdicts.clear();
         settled.clear();
         intervals.clear();

@@ -31,6 +31,7 @@ mod change;
 mod effect;
 mod entry;
 mod ledger;
+mod regular;
 mod stored;
 mod supply;
 
@@ -56,6 +57,7 @@ pub use quantity::{
     ReactivePower, Voltage,
 };
 pub use reading::{Fields, Reading, Relay};
+pub use regular::{Regular, Rows};
 pub use stored::Stored;
 pub use supply::{
     Clearance, Closing, DebtAgreement, Emergency, FriendlyCalendar, FriendlySpan, ModeSwitch,
