@@ -346,6 +346,7 @@ impl Counts {
     fn take(&mut self, engine: &mut Engine, effects: &mut Effects) {
         effects.clear();
         engine.receive(effects).expect("the engine runs");
+        self.accepted += effects.regular.len() as u64;
         for verdict in &effects.verdicts {
             match verdict.outcome {
                 Outcome::Accepted => self.accepted += 1,

@@ -5,10 +5,9 @@ use meter::{
     Money, Purchase, Seq, Subject, UnixSeconds,
 };
 
-use crate::alarm::Panel;
+use crate::alarm::{Panel, Quiet};
 use crate::charge::{Others, Sum};
-use crate::rates::Cell;
-use crate::rates::Rates;
+use crate::rates::{Cell, Rates, Stretch};
 use crate::reference::NO_RATES;
 use crate::snapshot::layout;
 
@@ -21,9 +20,11 @@ pub(crate) type RatesIndex = u16;
 pub(crate) struct Account {
     /// The newest period and version: nearly all energy goes here.
     newest: Sum,
+    /// Where it stands among the blocks.
+    stretch: Stretch,
     balance: Money,
-    /// Above this no alarm of the account can be on.
-    pub(crate) quiet_above: Money,
+    /// While the balance is in it, the alarms of the account stay as they are.
+    pub(crate) quiet: Quiet,
     /// The number of its last movement.
     number: u32,
     /// Those that are on, a bit each.
@@ -50,7 +51,6 @@ pub(crate) struct Account {
 layout!(Account {
     newest,
     balance,
-    quiet_above,
     number,
     alarms,
     rates,
@@ -65,7 +65,7 @@ layout!(Account {
     active_to,
     standing_due,
     is_prepaid,
-});
+} and follows { stretch, quiet });
 
 // One line of hot fields.
 const _: () = assert!(std::mem::offset_of!(Account, others) == 64);
@@ -73,12 +73,7 @@ const _: () = assert!(std::mem::offset_of!(Account, others) == 64);
 impl Account {
     pub(crate) fn new(id: AccountId) -> Self {
         let never = UnixSeconds(u32::MAX);
-        Self {
-            id,
-            standing_due: never,
-            quiet_above: Money::from_ticks(i64::MIN),
-            ..Self::default()
-        }
+        Self { id, standing_due: never, ..Self::default() }
     }
 
     /// Takes over the terms. Under another plan or zone the sums of energy start anew: what is
@@ -86,6 +81,7 @@ impl Account {
     pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
         if self.has_terms() && rates != self.rates {
             (self.newest, self.others) = (Sum::default(), Others::default());
+            self.stretch = Stretch::default();
         }
         self.plan = terms.plan.0;
         self.zone = zone;
@@ -98,9 +94,7 @@ impl Account {
     /// From now on it is billed so.
     pub(crate) fn set_mode(&mut self, mode: Mode) {
         self.is_prepaid = u8::from(mode == Mode::Prepaid);
-        let floor = Money::from_ticks(self.overdraft.ticks().saturating_neg());
-        let highest = self.low_levels.into_iter().fold(floor, Money::max);
-        self.quiet_above = if self.is_prepaid == 1 { highest } else { Money::from_ticks(i64::MIN) };
+        self.quiet = Quiet::default();
     }
 
     /// Whether the registry told its terms; money may come first.
@@ -123,14 +117,36 @@ impl Account {
         self.balance
     }
 
+    /// The number of its last movement; 0 before the first.
+    pub(crate) const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Adds energy to the sums, or takes some back, and returns by how much the charge rises.
     #[inline]
     pub(crate) fn charge(&mut self, cell: Cell, wh: i64, rates: &Rates) -> Money {
         if cell.rate == 0 {
             return Money::ZERO;
         }
-        let usual = self.newest.add(&self.others, cell, wh, rates);
-        usual.unwrap_or_else(|| self.others.add(&mut self.newest, cell, wh, rates))
+        let usual = self.newest.add(&mut self.stretch, cell, wh);
+        usual.unwrap_or_else(|| {
+            let charge = self.others.add(&mut self.newest, cell, wh, rates);
+            self.stretch = self.others.stretch(&self.newest, rates);
+            charge
+        })
+    }
+
+    /// Whether the balance can be moved so and stay within 63 bits of ticks.
+    #[inline]
+    pub(crate) fn has_room(&self, amount: Money) -> bool {
+        self.balance.plus(amount).is_ok()
+    }
+
+    /// Moves the balance. An amount of nothing makes no movement.
+    #[inline]
+    pub(crate) fn move_by(&mut self, amount: Money) {
+        self.number += u32::from(amount != Money::ZERO);
+        self.balance = self.balance.plus(amount).expect("room was made for it");
     }
 
     /// Enters a movement. An amount of nothing makes no row.
@@ -141,11 +157,10 @@ impl Account {
         if amount == Money::ZERO {
             return;
         }
-        if self.balance.plus(amount).is_err() {
+        if !self.has_room(amount) {
             self.make_room(&movement, seq, effects);
         }
-        self.number += 1;
-        self.balance = self.balance.plus(amount).expect("room was made for it");
+        self.move_by(amount);
         effects.ledger.push(LedgerRow {
             account,
             number: self.number.into(),

@@ -182,10 +182,31 @@ pub(crate) fn electrical(
     }
 }
 
+/// The balances between two neighbouring levels: from this on, and below that. Empty until it is
+/// known.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Quiet {
+    from: i64,
+    below: i64,
+}
+
+impl Quiet {
+    fn around(value: i64, levels: impl Iterator<Item = i64> + Clone) -> Self {
+        let from = levels.clone().filter(|level| *level <= value).max();
+        let below = levels.filter(|level| *level > value).min();
+        Self { from: from.unwrap_or(i64::MIN), below: below.unwrap_or(i64::MAX) }
+    }
+
+    #[inline]
+    fn holds(self, balance: Money) -> bool {
+        (self.from..self.below).contains(&balance.ticks())
+    }
+}
+
 /// Alarms of an account after its balance moved: one notice per crossing.
 #[inline]
 pub(crate) fn balance(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<AlarmRow>) {
-    if account.alarms != 0 || account.balance() < account.quiet_above {
+    if !account.quiet.holds(account.balance()) {
         crossings(account, at, seq, rows);
     }
 }
@@ -211,6 +232,10 @@ fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<Al
         panel.watch(code, at, Watch { value, raise: level, clear: level, past: Past::Below });
     }
     account.alarms = on as u16;
+    if has_levels || account.is_prepaid == 0 {
+        let levels = if has_levels { &levels[..] } else { &[] };
+        account.quiet = Quiet::around(value, levels.iter().map(|(_, level)| *level));
+    }
 }
 
 // Alarms of accounts fit the few bits they have.

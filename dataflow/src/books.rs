@@ -18,6 +18,7 @@ use crate::late::Late;
 use crate::loss::{News, Usage};
 use crate::parking::{Parked, Window};
 use crate::reference::{NO_RATES, Reference};
+use crate::regular;
 use crate::router::{LOTS, owner};
 use crate::sample::Sample;
 use crate::silence::{self, Gateway};
@@ -172,8 +173,9 @@ impl Books {
     fn entry(&mut self, seq: Seq, entry: &Entry) {
         match entry {
             Entry::Reading(reading) => {
-                let outcome = self.reading(seq, reading);
-                self.out.effects.verdicts.push(Verdict { seq, outcome });
+                if !self.regular(seq, reading) {
+                    self.general(seq, reading);
+                }
             }
             Entry::Event(event) => self.event(seq, event),
             Entry::Tick(now) => self.tick(seq, *now),
@@ -188,20 +190,23 @@ impl Books {
                 }
             }
         }
+        self.look_at_crossings(seq);
+    }
+
+    /// What began or ended with the entry may call for a decision.
+    #[inline]
+    pub(crate) fn look_at_crossings(&mut self, seq: Seq) {
         if self.out.effects.alarms.len() != self.told {
             self.crossed(seq);
         }
     }
 
     /// Where the installation stands that a meter's stamp falls into.
-    #[inline]
     fn slot_at(&self, meter: MeterId, at: UnixSeconds) -> Result<u32, QuarantineReason> {
         let newest = self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT);
         let installed = self.meters.get(newest as usize);
         let installed = installed.ok_or(QuarantineReason::NotInstalled)?;
-        // The usual case needs no look at where the installation begins.
-        let is_newer = !installed.is_empty() && installed.newest <= at && at < installed.to;
-        if is_newer || installed.serves_at(at) {
+        if installed.serves_at(at) {
             return Ok(newest);
         }
         if at >= installed.to {
@@ -215,7 +220,24 @@ impl Books {
         }
     }
 
+    /// Takes a reading in if it is regular.
     #[inline]
+    fn regular(&mut self, seq: Seq, reading: &Reading) -> bool {
+        let Some(slot) = self.by_meter.get(reading.meter.0 as usize).copied() else { return false };
+        let Some(meter) = self.meters.get(slot as usize) else { return false };
+        let class = self.classes.get(meter.class);
+        let rise = regular::rise(meter, reading, class, &self.reference.policy);
+        let Some(rise) = rise else { return false };
+        desk!(self, slot, seq).regular(reading, rise);
+        true
+    }
+
+    /// Takes any reading in, the general way.
+    pub(crate) fn general(&mut self, seq: Seq, reading: &Reading) {
+        let outcome = self.reading(seq, reading);
+        self.out.effects.verdicts.push(Verdict { seq, outcome });
+    }
+
     fn reading(&mut self, seq: Seq, reading: &Reading) -> Outcome {
         let slot = match self.slot_at(reading.meter, reading.taken_at) {
             Ok(slot) => slot,
@@ -418,8 +440,7 @@ impl Books {
 }
 
 impl Desk<'_> {
-    /// A reading newer than the newest: the usual case.
-    #[inline]
+    /// A reading newer than the newest.
     fn in_order(&mut self, reading: &Reading) -> Outcome {
         let (from, to) = (self.meter.newest, reading.taken_at);
         let before = self.meter.newest_register;

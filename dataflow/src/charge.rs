@@ -1,22 +1,23 @@
-//! The energy charge of an account: sums by block period, tariff version and rate, and nothing
-//! else, so that no order of readings can change it.
+//! The energy charge of an account: sums by block period and tariff version, and nothing else, so
+//! that no order of readings can change it.
 //!
-//! `Σ_v [ Σ_r Wh(v,r) · price(v,r) + B_v(T_v) − B_v(T_{v−1}) ]` for each period.
+//! `Σ_v [ Σ_r Wh(v,r) · price(v,r) + B_v(T_v) − B_v(T_{v−1}) ]` for each period. The first term is a
+//! straight line in each Wh, so what a change adds to it needs no sum; T and B need the totals.
 
 use meter::{Money, UnixSeconds};
 
-use crate::rates::{Cell, Rates, VersionIndex};
+use crate::rates::{Cell, Rates, Stretch, VersionIndex};
 use crate::snapshot::layout;
 
-/// Energy of one period and version, by rate.
+/// Energy of one period and version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub(crate) struct Sum {
-    /// Wh at rates 1 to 4.
-    pub(crate) wh: [i64; 4],
+    /// Wh of all rates.
+    wh: i64,
     /// As in [`Cell::period`].
     pub(crate) period: u32,
-    pub(crate) version: VersionIndex,
+    version: VersionIndex,
     /// 1 when earlier versions have energy in the period.
     follows: u16,
 }
@@ -24,32 +25,18 @@ pub(crate) struct Sum {
 layout!(Sum { wh, period, version, follows });
 
 impl Sum {
+    /// Adds energy to the newest sum of an account where it belongs to it and stays in its stretch
+    /// of blocks, and returns by how much the charge rises.
     #[inline]
-    fn total(&self) -> i64 {
-        self.wh.iter().sum()
-    }
-
-    /// Adds energy (less than none, where a late reading takes back an estimate) to the newest sum
-    /// of an account and returns by how much the charge rises; `None` when the energy belongs to
-    /// another sum, see [`Others::add`].
-    #[inline]
-    pub(crate) fn add(
-        &mut self,
-        others: &Others,
-        cell: Cell,
-        wh: i64,
-        rates: &Rates,
-    ) -> Option<Money> {
-        if cell.period != self.period || cell.version != self.version {
+    pub(crate) fn add(&mut self, stretch: &mut Stretch, cell: Cell, wh: i64) -> Option<Money> {
+        let is_here = cell.period == self.period && cell.version == self.version;
+        if !is_here || wh < 0 || wh > stretch.left {
             return None;
         }
-        let mut before = self.total();
-        if self.follows == 1 {
-            before += others.earlier();
-        }
-        self.wh[usize::from(cell.rate) - 1] += wh;
-        let adders = rates.block_ticks(cell.version, before, before + wh);
-        Some(Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders)))
+        self.wh += wh;
+        stretch.left -= wh;
+        let price_e4 = cell.price_e4.saturating_add(stretch.adder_e4);
+        Some(Money::from_ticks(price_e4.saturating_mul(wh)))
     }
 }
 
@@ -64,36 +51,43 @@ pub(crate) struct Others {
 layout!(Others { sums, earlier });
 
 impl Others {
-    /// Apart, so that the usual reading does not load it.
-    #[cold]
-    #[inline(never)]
-    const fn earlier(&self) -> i64 {
-        self.earlier
+    /// Where the newest sum stands among the blocks.
+    pub(crate) fn stretch(&self, newest: &Sum, rates: &Rates) -> Stretch {
+        let before = if newest.follows == 1 { self.earlier } else { 0 };
+        rates.stretch(newest.version, before + newest.wh)
     }
 
-    /// Adds energy that does not belong to the newest sum, or makes a newer one.
+    /// Adds energy (less than none, where a late reading takes back an estimate) to any sum, or
+    /// makes a newer one.
     #[cold]
     pub(crate) fn add(&mut self, newest: &mut Sum, cell: Cell, wh: i64, rates: &Rates) -> Money {
+        if cell.period == newest.period && cell.version == newest.version {
+            let before = newest.wh + if newest.follows == 1 { self.earlier } else { 0 };
+            newest.wh += wh;
+            let adders = rates.block_ticks(cell.version, before, before + wh);
+            return Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders));
+        }
         let mut sums = std::mem::take(&mut self.sums);
         if newest.period != 0 {
             sums.push(*newest);
         }
-        let before = period_ticks(&sums, cell.period, rates);
+        let before = adders(&sums, cell.period, rates);
         let known = sums.iter().position(|s| (s.period, s.version) == (cell.period, cell.version));
         let index = known.unwrap_or_else(|| {
             let fresh = Sum { period: cell.period, version: cell.version, ..Sum::default() };
             sums.push(fresh);
             sums.len() - 1
         });
-        sums[index].wh[usize::from(cell.rate) - 1] += wh;
+        sums[index].wh += wh;
         sums.sort_by_key(|sum| (sum.period, rates.version_order(sum.version)));
-        let after = period_ticks(&sums, cell.period, rates);
+        let after = adders(&sums, cell.period, rates);
         *newest = sums.pop().unwrap_or_default();
         let earlier = sums.iter().filter(|sum| sum.period == newest.period);
         newest.follows = u16::from(earlier.clone().next().is_some());
-        self.earlier = earlier.map(Sum::total).sum();
+        self.earlier = earlier.map(|sum| sum.wh).sum();
         self.sums = sums;
-        Money::from_ticks(after.saturating_sub(before))
+        let adders = after.saturating_sub(before);
+        Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders))
     }
 
     /// Forgets sums of periods that ended before `horizon`.
@@ -107,15 +101,11 @@ impl Others {
     }
 }
 
-/// The charge of one period. `sums` holds the versions of a period in time order.
-fn period_ticks(sums: &[Sum], period: u32, rates: &Rates) -> i64 {
+/// The block adders of one period. `sums` holds the versions of a period in time order.
+fn adders(sums: &[Sum], period: u32, rates: &Rates) -> i64 {
     let (mut ticks, mut total) = (0_i64, 0_i64);
     for sum in sums.iter().filter(|sum| sum.period == period) {
-        for (wh, rate) in sum.wh.iter().zip(1..) {
-            let price_e4 = rates.price_e4(sum.version, rate);
-            ticks = ticks.saturating_add(price_e4.saturating_mul(*wh));
-        }
-        let through = total + sum.total();
+        let through = total + sum.wh;
         ticks = ticks.saturating_add(rates.block_ticks(sum.version, total, through));
         total = through;
     }

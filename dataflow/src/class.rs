@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meter::{AlarmPolicy, Current, MeterRecord, Voltage};
+use meter::{AlarmPolicy, Current, INTERVAL_S, MeterRecord, Voltage};
 
 use crate::alarm::Thresholds;
 use crate::doctor::Limits;
@@ -16,6 +16,8 @@ pub(crate) struct Class {
     pub(crate) limits: Limits,
     pub(crate) thresholds: Thresholds,
     pub(crate) period_s: u32,
+    /// The most a register can rise in an interval, Wh.
+    pub(crate) interval_wh_max: u64,
     pub(crate) voltage_nominal: Voltage,
     pub(crate) current_max: Current,
 }
@@ -40,8 +42,10 @@ impl Classes {
             record.period_s,
         );
         *self.known.entry(key).or_insert_with(|| {
+            let limits = Limits::of(record);
             self.all.push(Class {
-                limits: Limits::of(record),
+                limits,
+                interval_wh_max: limits.rise_max(INTERVAL_S),
                 thresholds: Thresholds::of(voltage_nominal, current_max, policy),
                 period_s: record.period_s.max(1),
                 voltage_nominal,

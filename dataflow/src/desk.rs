@@ -93,7 +93,6 @@ impl Desk<'_> {
     #[inline]
     pub(crate) fn row(&mut self, metered: Metered, cell: Cell, spreads: &Spreads) {
         let Metered { start, energy, register, quality, is_news } = metered;
-        let wh = i64::try_from(energy).unwrap_or(i64::MAX);
         self.out.effects.intervals.push(IntervalRow {
             meter: self.meter.id,
             start,
@@ -101,7 +100,7 @@ impl Desk<'_> {
             transformer: self.meter.transformer,
             energy: Energy::from_wh(energy),
             register: Energy::from_wh(register),
-            cost: Money::from_ticks(cell.price_e4.saturating_mul(wh)),
+            cost: cell.cost(energy),
             rate: cell.rate,
             quality,
             samples: spreads.samples,
@@ -125,15 +124,6 @@ impl Desk<'_> {
         for part in parts.all() {
             self.enter_energy(LedgerKind::Energy, part, part.to);
         }
-    }
-
-    /// Charges `wh` at one rate.
-    #[inline]
-    pub(crate) fn charge_cell(&mut self, cell: Cell, wh: u64, from: UnixSeconds, to: UnixSeconds) {
-        let Some(account) = &mut self.account else { return };
-        let wh = i64::try_from(wh).unwrap_or(i64::MAX);
-        let ticks = account.charge(cell, wh, self.rates).ticks();
-        self.enter_energy(LedgerKind::Energy, &Part { period: cell.period, from, to, ticks }, to);
     }
 
     /// Adds a pair's energy to the sums (`sign` 1) or takes it back (`sign` -1), and adds up by

@@ -45,8 +45,18 @@ impl Limits {
     /// rise <= P_max · t · 1.1
     #[inline]
     fn can_rise(&self, rise: u64, seconds: u32) -> bool {
-        let bound = u128::from(self.power_max_mw) * u128::from(u64::from(seconds) * 11);
-        u128::from(rise) * (MW_S_PER_WH * 10) <= bound
+        u128::from(rise) * (MW_S_PER_WH * 10) <= self.bound(seconds)
+    }
+
+    /// The most the register can rise in `seconds`, Wh.
+    pub(crate) fn rise_max(&self, seconds: u32) -> u64 {
+        u64::try_from(self.bound(seconds) / (MW_S_PER_WH * 10)).unwrap_or(u64::MAX)
+    }
+
+    /// P_max · t · 1.1, in mW · s and tenths.
+    #[inline]
+    fn bound(&self, seconds: u32) -> u128 {
+        u128::from(self.power_max_mw) * u128::from(u64::from(seconds) * 11)
     }
 
     /// Within one P_max-day of the modulus before, and no more than the meter can carry across it.
@@ -126,6 +136,7 @@ mod tests {
         check(100, 100, 900, Ok(()));
         check(100, 6425, 900, Ok(()));
         check(100, 6426, 900, Err(QuarantineReason::Spike));
+        assert_eq!(limits().rise_max(900), 6325);
         check(100, 99, 900, Err(QuarantineReason::Backwards));
         check(100, 99, 900_000, Err(QuarantineReason::Backwards));
         // 10^6 kWh = 10^9 Wh; one P_max-day is 552 kWh.

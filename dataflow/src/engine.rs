@@ -381,6 +381,7 @@ fn append(effects: &mut Effects, part: &mut Effects) {
             to.append(from);
         }
     }
+    join(&mut effects.regular, &mut part.regular);
     join(&mut effects.verdicts, &mut part.verdicts);
     join(&mut effects.settled, &mut part.settled);
     join(&mut effects.intervals, &mut part.intervals);
@@ -395,6 +396,7 @@ fn append(effects: &mut Effects, part: &mut Effects) {
 
 /// Where the rows of a batch begin in effects that may hold others before.
 struct Marks {
+    regular: usize,
     verdicts: usize,
     settled: usize,
     intervals: usize,
@@ -410,6 +412,7 @@ struct Marks {
 impl Marks {
     fn of(effects: &Effects) -> Self {
         Self {
+            regular: effects.regular.len(),
             verdicts: effects.verdicts.len(),
             settled: effects.settled.len(),
             intervals: effects.intervals.len(),
@@ -425,6 +428,7 @@ impl Marks {
 
     /// Orders the rows of each kind by log position, then key; rows alike in both keep their order.
     fn sort(&self, effects: &mut Effects) {
+        effects.regular[self.regular..].sort_by_key(|row| row.seq);
         effects.verdicts[self.verdicts..].sort_by_key(|row| row.seq);
         effects.settled[self.settled..].sort_by_key(|row| (row.settled_by, row.seq));
         effects.intervals[self.intervals..].sort_by_key(|row| (row.rev, row.meter, row.start));

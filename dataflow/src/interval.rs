@@ -27,45 +27,20 @@ impl Desk<'_> {
     }
 
     /// Takes in a sample newer than all before, and whose register the doctor found good.
-    #[inline]
     pub(crate) fn advance(&mut self, newest: Sample, sample: Sample) {
         let pair = Pair::between(&newest, &sample, self.class.limits.modulus);
-        let is_next = newest.at.plus(INTERVAL_S) == sample.at;
-        if is_next && newest.at.is_boundary() && !pair.broken {
-            self.one_interval(&pair, &sample);
-        } else {
-            self.any_intervals(&pair, &newest, &sample);
-        }
+        self.intervals(&pair, &newest, &sample);
         self.watch_day(&pair, &newest, &sample);
         self.meter.push(sample);
     }
 
-    /// The usual case: the reading ends the one interval that the reading before began.
-    #[inline]
-    fn one_interval(&mut self, pair: &Pair, sample: &Sample) {
-        let is_exact = self.meter.has(Meter::EXACT);
-        let cell = self.rates.cell(pair.from);
-        let metered = Metered {
-            start: pair.from,
-            energy: pair.rise,
-            register: sample.register.wh(),
-            quality: if is_exact { IntervalQuality::Actual } else { IntervalQuality::Estimated },
-            is_news: true,
-        };
-        let is_read = !sample.has(Sample::ANCHOR);
-        let spreads = if is_read { Spreads::of(sample) } else { Spreads::default() };
-        self.row(metered, cell, &spreads);
-        self.charge_cell(cell, pair.rise, pair.from, pair.to);
-        self.meter.set(Meter::EXACT, true);
-    }
-
-    /// Any other case: within an interval, over several, or not from boundary to boundary.
-    fn any_intervals(&mut self, pair: &Pair, newest: &Sample, sample: &Sample) {
+    /// The intervals that the sample ends, and what it adds to the one that is not over.
+    fn intervals(&mut self, pair: &Pair, newest: &Sample, sample: &Sample) {
         let modulus = self.class.limits.modulus.max(1);
         let mut start = pair.from.interval_start();
         let mut risen = 0;
         // Rows further back than anything may still change are left out; the charge has it all.
-        let oldest_row = sample.at.minus(self.policy.horizon_s).interval_start();
+        let oldest_row = sample.at.minus(self.policy.horizon_s.max(1)).interval_start();
         while start.plus(INTERVAL_S) <= sample.at {
             let end = start.plus(INTERVAL_S);
             let rise = pair.rise_at(end);
@@ -117,7 +92,6 @@ impl Desk<'_> {
     }
 
     /// Holds the running day against the meter's days before.
-    #[inline]
     fn watch_day(&mut self, pair: &Pair, from: &Sample, to: &Sample) {
         let is_straight = from.register.wh() + pair.rise == to.register.wh();
         if to.at > self.meter.day_end || to.register.wh() > self.meter.day_watch || !is_straight {
@@ -126,7 +100,7 @@ impl Desk<'_> {
     }
 
     #[cold]
-    fn look_at_day(&mut self, pair: &Pair, from: &Sample, to: &Sample) {
+    pub(crate) fn look_at_day(&mut self, pair: &Pair, from: &Sample, to: &Sample) {
         let start = from.register.wh();
         while to.at > self.meter.day_end {
             let day_end = self.meter.day_end;

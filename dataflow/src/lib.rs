@@ -29,6 +29,7 @@ mod sample;
 mod interval;
 mod late;
 mod parking;
+mod regular;
 mod stats;
 
 mod account;

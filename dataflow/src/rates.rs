@@ -2,7 +2,7 @@
 //! time zone. The answers are kept in a table by interval, built a stretch of days at a time.
 
 use meter::{
-    Block, BlockPeriod, CalendarId, DayType, Holidays, INTERVAL_S, LocalCalendar, LocalDate,
+    Block, BlockPeriod, CalendarId, DayType, Holidays, INTERVAL_S, LocalCalendar, LocalDate, Money,
     TariffVersion, UnixSeconds,
 };
 
@@ -24,12 +24,29 @@ pub(crate) struct Cell {
     pub(crate) price_e4: i64,
 }
 
+impl Cell {
+    /// What energy costs at the rate, without block adders.
+    #[inline]
+    pub(crate) fn cost(&self, wh: u64) -> Money {
+        let wh = i64::try_from(wh).unwrap_or(i64::MAX);
+        Money::from_ticks(self.price_e4.saturating_mul(wh))
+    }
+}
+
 /// A block of a version, from and to in Wh of a period.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     from: i64,
     to: i64,
     adder_e4: i64,
+}
+
+/// What the energy after a sum costs beside the price of its rate, and how long that holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Stretch {
+    pub(crate) adder_e4: i64,
+    /// Wh to the next block.
+    pub(crate) left: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +68,8 @@ pub(crate) struct Rates {
     /// Number of the first interval of the table.
     first: u32,
     slots: Vec<Slot>,
+    /// The last answer, by the start of its interval: meters mostly ask for the same one.
+    last: Option<(UnixSeconds, Cell)>,
 }
 
 /// Intervals by which the table grows.
@@ -68,6 +87,7 @@ impl Rates {
             cells: Vec::new(),
             first: 0,
             slots: Vec::new(),
+            last: None,
         }
     }
 
@@ -79,21 +99,31 @@ impl Rates {
     pub(crate) fn add_version(&mut self, version: TariffVersion) {
         self.blocks.push(spans(&version.blocks));
         self.versions.push(version);
-        self.slots.clear();
+        self.forget();
     }
 
     /// Takes a calendar of holidays in, whole.
     pub(crate) fn set_holidays(&mut self, holidays: Holidays) {
         self.holidays.retain(|known| known.calendar != holidays.calendar);
         self.holidays.push(holidays);
-        self.slots.clear();
+        self.forget();
     }
 
-    /// What decides the price of the interval that holds `at`.
+    fn forget(&mut self) {
+        self.slots.clear();
+        self.last = None;
+    }
+
+    /// What decides the price of the interval that begins at `start`.
     #[inline]
-    pub(crate) fn cell(&mut self, at: UnixSeconds) -> Cell {
-        let slot = self.slot(at.0 / INTERVAL_S);
-        self.cells[usize::from(slot.cell)]
+    pub(crate) fn cell(&mut self, start: UnixSeconds) -> Cell {
+        if let Some((_, cell)) = self.last.filter(|(last, _)| *last == start) {
+            return cell;
+        }
+        let slot = self.slot(start.0 / INTERVAL_S);
+        let cell = self.cells[usize::from(slot.cell)];
+        self.last = Some((start, cell));
+        cell
     }
 
     /// The same, and the end of the run of intervals from `at` on that share it.
@@ -122,8 +152,17 @@ impl Rates {
         ticks
     }
 
+    /// Where a sum stands among the blocks of `version`.
+    pub(crate) fn stretch(&self, version: VersionIndex, wh: i64) -> Stretch {
+        let blocks = self.blocks.get(usize::from(version)).map_or(&[][..], Vec::as_slice);
+        let within = blocks.iter().find(|block| block.from <= wh && wh < block.to);
+        let next = blocks.iter().map(|block| block.from).filter(|from| *from > wh).min();
+        let end = within.map(|block| block.to).or(next).unwrap_or(i64::MAX);
+        Stretch { adder_e4: within.map_or(0, |block| block.adder_e4), left: end.saturating_sub(wh) }
+    }
+
     /// The price of a rate of a version.
-    pub(crate) fn price_e4(&self, version: VersionIndex, rate: u8) -> i64 {
+    fn price_e4(&self, version: VersionIndex, rate: u8) -> i64 {
         let version = self.versions.get(usize::from(version));
         version.and_then(|version| version.price(rate)).map_or(0, meter::Price::e4)
     }

@@ -46,49 +46,6 @@ pub(crate) struct Spreads {
     pub(crate) power_factor: Spread<PowerFactor>,
 }
 
-impl Spreads {
-    /// Of one sample alone, which is no anchor: the same as tallies of it, and the usual case.
-    #[inline]
-    pub(crate) fn of(sample: &Sample) -> Self {
-        let fields = sample.fields;
-        let voltage = phases(fields, Fields::VOLTAGE, sample.voltage.map(Voltage::mv));
-        let current = phases(fields, Fields::CURRENT, sample.current.map(Current::ma));
-        let one = |field| fields.has(field);
-        let power = if one(Fields::POWER) { sample.power } else { Power::default() };
-        let factor = if one(Fields::POWER_FACTOR) { sample.power_factor } else { <_>::default() };
-        Self {
-            samples: 1,
-            voltage: map(voltage, Voltage::from_mv),
-            current: map(current, Current::from_ma),
-            power: Spread { average: power, min: power, max: power },
-            power_factor: Spread { average: factor, min: factor, max: factor },
-        }
-    }
-}
-
-/// The spread over the phases that were sent.
-#[inline]
-fn phases(fields: Fields, sent: [Fields; 3], values: [u32; 3]) -> Spread<u32> {
-    let (mut sum, mut count, mut min, mut max) = (0_u64, 0_u64, u32::MAX, 0);
-    for (field, value) in sent.into_iter().zip(values) {
-        if fields.has(field) {
-            sum += u64::from(value);
-            count += 1;
-            min = min.min(value);
-            max = max.max(value);
-        }
-    }
-    match count {
-        0 => Spread::default(),
-        1 => Spread { average: max, min, max },
-        _ => Spread { average: (sum / count) as u32, min, max },
-    }
-}
-
-fn map<T>(spread: Spread<u32>, make: impl Fn(u32) -> T) -> Spread<T> {
-    Spread { average: make(spread.average), min: make(spread.min), max: make(spread.max) }
-}
-
 /// Tallies of the samples of an interval.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Stats {
@@ -161,14 +118,6 @@ mod tests {
                 ..Sample::default()
             });
         }
-        let one = Sample {
-            voltage: [1, 2, 4].map(Voltage::from_mv),
-            fields: Fields::VOLTAGE[0].with(Fields::VOLTAGE[2]),
-            ..Sample::default()
-        };
-        let mut alone = Stats::default();
-        alone.add(&one);
-        assert_eq!(alone.spreads(), Spreads::of(&one));
         let spreads = stats.spreads();
         assert_eq!(spreads.samples, 2);
         let volts = Voltage::from_mv;

@@ -161,7 +161,7 @@ impl<'a> Rows<'a> {
     /// Movements of accounts.
     pub fn ledger(self) -> impl Iterator<Item = LedgerRow> + 'a {
         let regular = self.regular().filter_map(|(row, reading)| row.movement(reading));
-        merge(&self.effects.ledger, |row| row.seq, regular)
+        merge(&self.effects.ledger, |row| (row.seq, row.number), regular)
     }
 
     /// Where meters and accounts stand.
@@ -183,16 +183,17 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Two runs of rows, each in the order of the log, as one.
-fn merge<'a, T: Copy>(
+/// Two runs of rows, each in the order of its keys, as one; of two with the same key the regular
+/// reading's comes first.
+fn merge<'a, T: Copy, K: Ord + 'a>(
     rows: &'a [T],
-    seq: fn(&T) -> Seq,
+    key: fn(&T) -> K,
     regular: impl Iterator<Item = T> + 'a,
 ) -> impl Iterator<Item = T> + 'a {
     let (mut rows, mut regular) = (rows.iter().copied().peekable(), regular.peekable());
     std::iter::from_fn(move || {
         let is_first = match (rows.peek(), regular.peek()) {
-            (Some(row), Some(other)) => seq(row) <= seq(other),
+            (Some(row), Some(other)) => key(row) < key(other),
             (row, _) => row.is_some(),
         };
         if is_first { rows.next() } else { regular.next() }

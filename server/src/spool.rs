@@ -2,7 +2,7 @@
 //! from a range of entries, under the same numbers as in the log. It is derived data: a lost tail
 //! is computed again, and what is there already is not appended twice.
 
-use meter::{Effects, Entry, Outcome, Seq, Settled, Stored};
+use meter::{Effects, Entry, Outcome, Seq, Settled, Stored, Verdict};
 use storage::log::{Error, NewBatch, SegmentLog, Urgency};
 
 /// Kind of a spool batch, version 1: readings with their final outcome (duplicates left out),
@@ -94,29 +94,31 @@ impl Spool {
 
 /// Lays down rows as [`decode`] reads them, without copying the effects first.
 fn encode(first: Seq, entries: &[Entry], effects: &Effects, out: &mut Vec<u8>) {
-    let count_at = out.len();
-    0_u32.put(out);
-    let mut readings = 0_u32;
-    for verdict in &effects.verdicts {
-        let index = usize::try_from(verdict.seq.0.saturating_sub(first.0)).ok();
-        let entry = index.and_then(|index| entries.get(index));
-        let (true, Some(Entry::Reading(reading))) = (is_final_row(verdict.outcome), entry) else {
-            continue;
-        };
-        let (seq, outcome) = (verdict.seq, verdict.outcome);
-        Settled { seq, reading: *reading, outcome, settled_by: seq }.put(out);
-        readings += 1;
-    }
-    for settled in effects.settled.iter().filter(|settled| is_final_row(settled.outcome)) {
-        settled.put(out);
-        readings += 1;
-    }
-    out[count_at..count_at + 4].copy_from_slice(&readings.to_le_bytes());
-    effects.intervals.put(out);
-    effects.ledger.put(out);
+    let rows = effects.rows(first, entries);
+    let readings = rows.verdicts().map(|(Verdict { seq, outcome }, reading)| Settled {
+        seq,
+        reading: *reading,
+        outcome,
+        settled_by: seq,
+    });
+    let readings = readings.chain(effects.settled.iter().copied());
+    put_all(readings.filter(|settled| is_final_row(settled.outcome)), out);
+    put_all(rows.intervals(), out);
+    put_all(rows.ledger(), out);
     effects.alarms.put(out);
     effects.gaps.put(out);
     effects.losses.put(out);
+}
+
+/// Lays down rows as a vector of them.
+fn put_all<T: Stored>(rows: impl Iterator<Item = T>, out: &mut Vec<u8>) {
+    let (count_at, mut count) = (out.len(), 0_u32);
+    count.put(out);
+    for row in rows {
+        row.put(out);
+        count += 1;
+    }
+    out[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
 }
 
 /// Whether a reading with this outcome stands in a table: the accepted and the quarantined.
@@ -129,7 +131,7 @@ const fn is_final_row(outcome: Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use meter::{MeterId, QuarantineReason, Reading, Verdict};
+    use meter::{MeterId, QuarantineReason, Reading};
 
     use super::*;
 

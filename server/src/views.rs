@@ -63,13 +63,11 @@ impl Views {
     /// Takes over what followed from a batch of entries.
     pub fn apply(&mut self, first: Seq, entries: &[Entry], effects: &Effects) {
         let mut counts = Counts::default();
-        for verdict in &effects.verdicts {
+        let rows = effects.rows(first, entries);
+        for (verdict, reading) in rows.verdicts() {
             counts.add(verdict.outcome);
             if verdict.outcome == Outcome::Accepted {
-                let index = usize::try_from(verdict.seq.0.saturating_sub(first.0)).ok();
-                if let Some(Entry::Reading(reading)) = index.and_then(|index| entries.get(index)) {
-                    self.reading(reading);
-                }
+                self.reading(reading);
             }
         }
         for settled in &effects.settled {
@@ -78,8 +76,8 @@ impl Views {
                 self.reading(&settled.reading);
             }
         }
-        for row in &effects.balances {
-            if let Err(error) = self.accounts.balance(row) {
+        for row in rows.balances() {
+            if let Err(error) = self.accounts.balance(&row) {
                 warn!(account = %row.account, %error, "a balance cannot be shown");
             }
         }

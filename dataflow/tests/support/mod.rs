@@ -170,8 +170,9 @@ impl Node {
             }
         }
         self.next += entries.len() as u64;
-        let mut effects = Effects::default();
-        self.engine.process(first, &Arc::new(entries), &mut effects).unwrap();
+        let (mut effects, entries) = (Effects::default(), Arc::new(entries));
+        self.engine.process(first, &entries, &mut effects).unwrap();
+        let effects = written_out(&effects, first, &entries);
         for verdict in &effects.verdicts {
             self.note(verdict.seq, verdict.outcome);
         }
@@ -227,6 +228,19 @@ impl Node {
 
     pub(crate) fn end(&self) -> End {
         End::of(&self.all)
+    }
+}
+
+/// The effects with every row of a regular reading among the others of its kind.
+fn written_out(effects: &Effects, first: Seq, entries: &[Entry]) -> Effects {
+    let rows = effects.rows(first, entries);
+    Effects {
+        regular: Vec::new(),
+        verdicts: rows.verdicts().map(|(verdict, _)| verdict).collect(),
+        intervals: rows.intervals().collect(),
+        ledger: rows.ledger().collect(),
+        balances: rows.balances().collect(),
+        ..effects.clone()
     }
 }
 
