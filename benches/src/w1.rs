@@ -1,8 +1,8 @@
 //! W1: 100,000 meters over a day of quarter hours, with 5 ‰ duplicates and 10 ‰ late readings,
 //! through the whole dataflow with the full rules, against a bare loop over the same stream.
 //!
-//! Sketch: a reading is 32 bytes for the bare loop and 104 as an entry; its effects (verdict,
-//! interval, movement, balance) are 224 bytes. A meter's state is two cache lines and a place of
+//! Sketch: a reading is 32 bytes for the bare loop and 104 as an entry; its effects are
+//! one row of 64 bytes. A meter's state is two cache lines and a place of
 //! its ring, an account's two lines: at 100,000 meters 60 MB, so memory decides when meters come
 //! shuffled.
 #![expect(clippy::disallowed_methods, reason = "a bench measures time")]
