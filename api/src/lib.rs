@@ -17,6 +17,7 @@ mod explain;
 mod history;
 mod node;
 mod server;
+mod siblings;
 
 mod auth;
 mod document;

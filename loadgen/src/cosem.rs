@@ -318,3 +318,135 @@ fn written(write: impl FnOnce(&mut Writer<'_>) -> Result<(), WireError>) -> Opti
     write(&mut writer).ok()?;
     Some(writer.written().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use meter::wire::dlms::{Dialogue, Heard, Turn};
+    use meter::{Command, CommandOutcome, Energy, TokenDigits, UnixSeconds};
+
+    use super::*;
+    use crate::device::{Now, Retry};
+    use crate::plan::{MeterClock, MeterPlan, World};
+    use crate::profile::Load;
+    use crate::{Seed, VirtualMeter};
+
+    const START: UnixSeconds = UnixSeconds(1_790_000_100);
+    const CLIENT: SystemTitle = SystemTitle(*b"MTDHEAD2");
+
+    fn meter() -> VirtualMeter {
+        let retry = Retry { first: Duration::from_secs(1), max: Duration::from_secs(1) };
+        let world = World { seed: Seed(5), retry, window: 1, pace: 1 };
+        let plan = MeterPlan {
+            ordinal: 1,
+            load: Load { site: 31, days_ahead: 0, scale_milli: 1000 },
+            phases: 1,
+            first: START,
+            last: START.plus(86_400),
+            period_s: 900,
+            send_delay_s: 0,
+            start: Energy::from_wh(0),
+            register_digits: 6,
+            clock: MeterClock::default(),
+        };
+        VirtualMeter::new(&world, plan)
+    }
+
+    fn dialogue(
+        meter: &VirtualMeter,
+        command: Command,
+        check_first: bool,
+        counter: u32,
+    ) -> Dialogue {
+        let titles = [CLIENT, meter.identity().title()];
+        Dialogue::new(command, check_first, titles, [counter.to_be_bytes()[3]; 16], counter)
+    }
+
+    /// Runs a dialogue; gives up in front of the meter's answer number `lost`.
+    fn talk(
+        meter: &mut VirtualMeter,
+        mut dialogue: Dialogue,
+        lost: Option<usize>,
+    ) -> Option<CommandOutcome> {
+        let now = Now { clock: START.plus(60), wall: Duration::ZERO };
+        let identity = meter.identity().clone();
+        let mut request = written(|writer| dialogue.open(identity.keys(), writer)).unwrap();
+        for number in 0.. {
+            let mut answer = meter.ask(&mut request, now)?;
+            if lost == Some(number) {
+                return None;
+            }
+            let mut turn = None;
+            request = if answer[0] == 0x61 {
+                let heard = Heard::Clear(&answer);
+                written(|writer| {
+                    turn = dialogue.hear(heard, identity.keys(), writer).ok();
+                    Ok(())
+                })
+                .unwrap()
+            } else {
+                let header = Ciphered::peek(&answer).unwrap();
+                let title = header.title.unwrap();
+                let counter = header.invocation_counter;
+                let apdu = header.open(&mut answer, title, identity.keys()).unwrap();
+                let heard = Heard::Opened { apdu, counter };
+                written(|writer| {
+                    turn = dialogue.hear(heard, identity.keys(), writer).ok();
+                    Ok(())
+                })
+                .unwrap()
+            };
+            match turn? {
+                Turn::Next => {}
+                Turn::Done(outcome) => {
+                    let released = meter.ask(&mut request, now).unwrap();
+                    assert_eq!(released[0], 0x63, "the release is answered");
+                    return Some(outcome);
+                }
+            }
+        }
+        None
+    }
+
+    const OPEN: CommandOutcome = CommandOutcome::Relay { state: ControlState::Disconnected };
+
+    #[test]
+    fn a_relay_is_switched_and_read_back() {
+        let mut meter = meter();
+        let cut = dialogue(&meter, Command::Disconnect, false, 16);
+        assert_eq!(talk(&mut meter, cut, None), Some(OPEN));
+        let read = dialogue(&meter, Command::ReadRelay, false, 32);
+        assert_eq!(talk(&mut meter, read, None), Some(OPEN));
+        let mend = dialogue(&meter, Command::Reconnect, false, 48);
+        let closed = CommandOutcome::Relay { state: ControlState::Connected };
+        assert_eq!(talk(&mut meter, mend, None), Some(closed));
+        assert_eq!(meter.changes(), 2);
+        let token = TokenDigits::new(*b"12345678901234567890").unwrap();
+        let token = dialogue(&meter, Command::Token(token), false, 64);
+        let refused = CommandOutcome::Refused { code: UNDEFINED };
+        assert_eq!(talk(&mut meter, token, None), Some(refused), "no token gateway");
+    }
+
+    /// Whichever answer is lost, the attempt after it does not switch twice.
+    #[test]
+    fn a_lost_answer_is_looked_up() {
+        for lost in 0..4 {
+            let mut meter = meter();
+            let first = dialogue(&meter, Command::Disconnect, false, 16);
+            assert_eq!(talk(&mut meter, first, Some(lost)), None, "answer {lost}");
+            let again = dialogue(&meter, Command::Disconnect, true, 32);
+            assert_eq!(talk(&mut meter, again, None), Some(OPEN), "answer {lost}");
+            assert_eq!(meter.changes(), 1, "answer {lost}");
+        }
+    }
+
+    #[test]
+    fn a_used_counter_opens_nothing() {
+        let mut meter = meter();
+        let cut = dialogue(&meter, Command::Disconnect, false, 16);
+        assert!(talk(&mut meter, cut, None).is_some());
+        let replayed = dialogue(&meter, Command::Reconnect, false, 16);
+        assert_eq!(talk(&mut meter, replayed, None), None);
+    }
+}

@@ -88,6 +88,11 @@ struct AlarmView {
     /// Who looks after it.
     responsible: Option<String>,
     acknowledged_at: Option<Instant>,
+    /// Of a silent gateway: `link` when neighbours on the same transformer are still heard, `mains`
+    /// when they are not or said that their mains is gone, `unknown` when there are none to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    likely_cause: Option<&'static str>,
 }
 
 /// An alarm began or ended.
@@ -191,6 +196,7 @@ impl AlarmView {
             value: alarm.value,
             responsible,
             acknowledged_at: acknowledged_at.map(Instant),
+            likely_cause: None,
         }
     }
 }
@@ -251,7 +257,15 @@ async fn active_alarms(
     };
     let count = usize::try_from(limit).expect("a limit is small") + 1;
     let rows = app.node.alarms.page(after, count, wanted);
-    Ok(Json(Page::of(rows, limit, |row| key_text(row.0), AlarmView::of)))
+    let mut page = Page::of(rows, limit, |row| key_text(row.0), AlarmView::of);
+    for alarm in &mut page.items {
+        if (alarm.subject_kind, alarm.code.as_str()) == ("gateway", "gateway_silent") {
+            let gateway = GatewayId(alarm.subject_id);
+            let cause = app.cause_of_silence(gateway, alarm.first_at.0).await?;
+            alarm.likely_cause = Some(cause.name());
+        }
+    }
+    Ok(Json(page))
 }
 
 /// Alarms that began or ended, newest first.
