@@ -7,11 +7,16 @@
 
 use std::fs;
 use std::io;
+use std::net::UdpSocket;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataflow::{Config, Engine};
 use ingest::Directory;
-use loadgen::fleet::{Plan, tariff_versions};
+use loadgen::driver::{Clocks, DriverConfig, UdpFleet};
+use loadgen::faults::FaultPlan;
+use loadgen::fleet::{Fleet, Plan, Shape, Span, Spec, tariff_versions};
+use loadgen::{Retry, Seed, VirtualMeter, World};
 use meter::{
     AccountId, AccountTerms, Change, Current, CustomerId, Effects, Energy, Entry, GatewayId,
     Installation, MeterId, MeterRecord, Mode, Money, OutboxId, PlanId, Reading, Role, Seq,
@@ -60,6 +65,44 @@ pub fn per_meter(least: u32, most: u32) -> io::Result<f64> {
     assert_eq!(directory.len(), usize::try_from(most).expect("a count fits"));
     let grown = resident[1].saturating_sub(resident[0]);
     Ok(grown as f64 / f64::from(most - least))
+}
+
+/// Bytes that a virtual meter takes in the simulator while it waits for its next reading, as the
+/// slope from `least` to `most` of them; 10 M must fit in 8 GB.
+///
+/// # Errors
+/// What sockets say.
+pub fn per_virtual_meter(least: u32, most: u32) -> io::Result<f64> {
+    let mut resident = Vec::new();
+    for meters in [least, most] {
+        let spec = Spec { meters, ..Spec::default() };
+        let span = Span { first: START, seconds: 900, backfill_days: 0 };
+        let fleet = Fleet::new(Seed(1), spec, span, Shape::Even, (0, 1));
+        let retry = Retry { first: Duration::from_secs(1), max: Duration::from_secs(1) };
+        let world = World { seed: Seed(1), retry, window: 4, pace: 1 };
+        let devices: Vec<VirtualMeter> = fleet.direct_meters(&world).collect();
+        let sink = UdpSocket::bind("127.0.0.1:0")?;
+        let config = DriverConfig {
+            node: sink.local_addr()?,
+            sockets: 1,
+            receive_buffer_bytes: 1 << 16,
+            faults_up: FaultPlan::default(),
+            faults_down: FaultPlan::default(),
+            smear_ms: 1000,
+            reconnect: Duration::from_secs(1),
+        };
+        // An hour before the first reading: every meter is polled once and then waits.
+        let before_ms = u64::from(START.0 - 3600) * 1000;
+        let clocks =
+            Clocks { time_ms: Arc::new(move || before_ms), wall: Arc::new(|| Duration::ZERO) };
+        let polls = devices.len();
+        let mut driver = UdpFleet::new(&config, world, devices, clocks)?;
+        (0..polls).step_by(64).try_for_each(|_| driver.step(Duration::ZERO))?;
+        assert_eq!(driver.stats().frames_sent, 0);
+        resident.push(resident_bytes()?);
+    }
+    // The first fleet's memory is used again by the second.
+    Ok(resident[1].saturating_sub(resident[0]) as f64 / f64::from(most - least))
 }
 
 /// Resident memory of this process.

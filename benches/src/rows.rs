@@ -43,8 +43,8 @@ impl Size {
 /// # Errors
 /// A bench could not run, or its result was wrong.
 pub fn of_a_node(size: Size, say: &dyn Fn(&str)) -> Result<Vec<Value>, Box<dyn Error>> {
-    let benches: [fn(Size) -> Row; 6] =
-        [tcp_gateway, aligned, freshness, per_meter, per_connection, idle];
+    let benches: [fn(Size) -> Row; 7] =
+        [tcp_gateway, per_virtual_meter, per_meter, per_connection, idle, aligned, freshness];
     let mut rows = Vec::new();
     for bench in benches {
         let row = bench(size)?;
@@ -113,6 +113,16 @@ fn per_meter(size: Size) -> Row {
     Ok(json!({
         "name": "memory_per_meter", "value": bytes, "unit": "bytes", "limit": null,
         "ratio": null, "must": 1024, "aim": 512, "runs": 1, "meters": most,
+    }))
+}
+
+/// 10 M virtual meters must fit in 8 GB.
+fn per_virtual_meter(size: Size) -> Row {
+    let (least, most) = size.of((100_000, 1_000_000), (10_000, 100_000));
+    let bytes = memory::per_virtual_meter(least, most)?;
+    Ok(json!({
+        "name": "memory_per_virtual_meter", "value": bytes, "unit": "bytes", "limit": null,
+        "ratio": null, "must": 800, "aim": 400, "runs": 1, "meters": most,
     }))
 }
 

@@ -89,12 +89,14 @@ impl Fleet {
 
     fn supply_row(&self, world: &World, unit: u32) -> ImportRow {
         let meter = self.supply(world, unit);
+        let most = self.spec().group.iter().map(|group| group.load_most).max().unwrap_or(1000);
+        let supply_a = (current_max_a(most) * self.spec().meters_per_transformer).min(100_000);
         ImportRow {
             serial: supply_serial(unit),
             role: "supply".to_owned(),
             transformer: unit_code(unit),
             model: "MTD-3".to_owned(),
-            current_max_a: "2000".to_owned(),
+            current_max_a: supply_a.to_string(),
             ..self.device_row(&Identity::of_meter(self.seed(), meter.plan().ordinal), meter.plan())
         }
     }
@@ -111,7 +113,7 @@ impl Fleet {
             transformer: unit_code(self.unit_of(ordinal)),
             model: group.model.clone(),
             gateway,
-            current_max_a: "100".to_owned(),
+            current_max_a: current_max_a(group.load_most).to_string(),
             account: account_code(ordinal),
             customer: format!("SC-{ordinal:08}"),
             customer_name: people::name(ordinal),
@@ -149,4 +151,10 @@ fn title(title: SystemTitle) -> String {
 
 fn kwh(register: Energy) -> String {
     format!("{}.{:03}", register.wh() / 1000, register.wh() % 1000)
+}
+
+/// Rated for the feeder's largest consumer, 24.4 kW, times the greatest load: else the register
+/// doctor takes honest readings for spikes.
+fn current_max_a(load_most: u16) -> u32 {
+    (u32::from(load_most) * 120 / 1000).max(60)
 }
