@@ -81,6 +81,17 @@ fn a_data_folder_that_cannot_be_made_is_named() {
 }
 
 #[test]
+fn a_registry_that_is_no_database_is_named_and_left_as_it_is() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("data")).expect("a folder");
+    let (file, noise) = (place.path("data").join("registry.sqlite"), [0x5A; 8192]);
+    fs::write(&file, noise).expect("a file");
+    let more = "[ingest]\nudp_listen = \"127.0.0.1:0\"\ntcp_listen = \"127.0.0.1:0\"\n";
+    check(&place.serve(&place.settings(more)), 1, &["cannot open the registry", "database"]);
+    assert_eq!(fs::read(&file).expect("it is still there"), noise, "nothing is changed");
+}
+
+#[test]
 fn a_missing_library_is_told_with_the_command_that_fetches_it() {
     let place = Place::new();
     let settings = place.settings("").replace("engine = \"server\"", "engine = \"embedded\"");
