@@ -62,7 +62,10 @@ impl Freshness {
             expected.extend(told.map(expect));
         }
         expected.sort_unstable();
-        let us = Arc::new(Mutex::new(Histogram::new(3).expect("three digits are allowed")));
+        let us = Arc::new(Mutex::new(
+            Histogram::new_with_bounds(1, 2 * PATIENCE_MS * 1000, 3)
+                .expect("the bounds are in order"),
+        ));
         let stop = Arc::new(AtomicBool::new(false));
         tokio::spawn(probe(expected, api.clone(), clock, Arc::clone(&us), Arc::clone(&stop)));
         Ok(Self { us, stop })
