@@ -32,7 +32,7 @@ soak: lib ## the demo with random kills (ROUNDS=10), then simulations through ev
 	sh deploy/soak.sh $(or $(METERS),100000) $(or $(SECONDS),60)
 	METERD_KILLS=20 $(CARGO) test --locked -p server --test sink kills -- --nocapture
 
-fuzz: ## fuzz each decoder (SECONDS=60 each); needs cargo-fuzz and a nightly toolchain
+fuzz: ## fuzz each decoder (SECONDS=60 each); installs cargo-fuzz where it is missing
 	sh deploy/fuzz.sh $(or $(SECONDS),60)
 
 lib: $(LIB) ## fetch the embedded ClickHouse engine (libchdb), pinned by version and sha512

@@ -32,6 +32,8 @@ pub(crate) enum Right {
 pub(crate) struct Caller {
     /// Number of the token: it is kept with what the caller did.
     pub(crate) token: u32,
+    /// What the token may do.
+    pub(crate) role: ApiRole,
 }
 
 impl Right {
@@ -71,7 +73,7 @@ pub(crate) async fn check(
         )
         .into_response();
     }
-    request.extensions_mut().insert(Caller { token: token.id });
+    request.extensions_mut().insert(Caller { token: token.id, role: token.role });
     next.run(request).await
 }
 

@@ -11,6 +11,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 mod alarms;
 mod board;
 mod explain;
@@ -26,6 +28,8 @@ mod json;
 mod page;
 mod problem;
 mod routes;
+mod till;
+mod vault;
 
 pub use alarms::{ActiveAlarm, ActiveAlarms, AlarmKey};
 pub use board::{Board, BoardError, BoardWriter, Content, Latest, Standing};
@@ -39,4 +43,6 @@ pub use server::{Config, Server, ServerError};
 pub(crate) struct App {
     pub(crate) node: Node,
     pub(crate) config: Config,
+    pub(crate) vault: Arc<vault::Vault>,
+    pub(crate) till: till::Till,
 }

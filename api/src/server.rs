@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::routes;
+use crate::till::Till;
+use crate::vault::Vault;
 use crate::{App, Node};
 
 /// Bounds of the API.
@@ -80,6 +82,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The vending keys do not open.
+    #[error("vending keys: {0}")]
+    Vault(String),
     /// The registry does not answer.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -108,7 +113,10 @@ impl Server {
                 node.alarms.acknowledge(acknowledgement);
             }
         }
-        let app = Arc::new(App { node, config: config.clone() });
+        let vault = Vault::open(&node.registry).await;
+        let vault = Arc::new(vault.map_err(|error| ServerError::Vault(error.to_string()))?);
+        let till = Till::open(Arc::clone(&node.registry), Arc::clone(&vault));
+        let app = Arc::new(App { node, config: config.clone(), vault, till });
         Ok(Self { listener, router: routes::router(&app), config })
     }
 

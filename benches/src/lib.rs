@@ -10,5 +10,7 @@ pub mod rows;
 pub mod simulated;
 pub mod sink;
 pub mod tcp;
+pub mod tokens;
 pub mod udp;
+pub mod vend;
 pub mod w1;

@@ -2,26 +2,47 @@
 //!
 //! Each ratio is taken within one run, load generator included, frames sealed beforehand.
 //! `SIZE=small` takes a tenth of the work, to see that the benches run.
+//! Names (`dataflow`, `udp`, `node`, `clickhouse`, `tokens`, `vend`) take some of the benches only.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
 use benches::rows::{self, Size};
-use benches::{questions, sink, udp, w1};
+use benches::{questions, sink, tokens, udp, vend, w1};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The benches' embedded engine is a child process of this program.
-    if std::env::args().nth(1).as_deref() == Some("engine") {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // Engine and nodes of the benches are child processes of this program.
+    if args.first().is_some_and(|arg| arg == "engine") {
         let Err(error) = storage::engine::run_child();
         return Err(error.into());
     }
+    if let Some(child) = vend::child(&args) {
+        return child;
+    }
     let size = Size::from_environment();
-    let mut rows = dataflow(size.of(w1::READINGS, w1::READINGS / 10));
-    rows.push(durable(size.of(6, 1))?);
-    rows.extend(rows::of_a_node(size, &say)?);
-    rows.extend(clickhouse(size)?);
+    let wants = |name: &str| args.is_empty() || args.iter().any(|arg| arg == name);
+    let mut rows = Vec::new();
+    if wants("dataflow") {
+        rows.extend(dataflow(size.of(w1::READINGS, w1::READINGS / 10)));
+    }
+    if wants("udp") {
+        rows.push(durable(size.of(6, 1))?);
+    }
+    if wants("node") {
+        rows.extend(rows::of_a_node(size, &say)?);
+    }
+    if wants("clickhouse") {
+        rows.extend(clickhouse(size)?);
+    }
+    if wants("tokens") {
+        rows.extend(token_rows(size.of(300_000, 20_000)));
+    }
+    if wants("vend") {
+        rows.extend(purchases(size.of(5, 1))?);
+    }
     let report = json!({ "machine": machine(), "rows": rows });
     fs::create_dir_all("target")?;
     fs::write("target/bench.json", format!("{report:#}\n"))?;
@@ -84,6 +105,51 @@ fn durable(rounds: u32) -> Result<Value, Box<dyn Error>> {
         "ack_p50_us": report.node.p50.as_micros(), "ack_p99_us": report.node.p99.as_micros(),
         "lost": report.node.lost,
     }))
+}
+
+/// Tokens issued and decoded on one core, keys derived each time.
+fn token_rows(count: usize) -> Vec<Value> {
+    say(&format!("tokens, {count} meters, each key derived anew, one core"));
+    let row = |figure: &tokens::Figure| {
+        let tokens::Figure { name, rate, must } = *figure;
+        let ratio = rate / must;
+        say(&format!("  {name:24} {:6.2} M/s  {ratio:.2} of what it must be", rate / 1e6));
+        json!({
+            "name": name, "value": rate, "unit": "tokens/s", "limit": must, "ratio": ratio,
+            "must": 1.0, "aim": Value::Null, "runs": 5,
+        })
+    };
+    tokens::run(count).iter().map(row).collect()
+}
+
+/// Durable purchases over HTTP ÷ a handler that only answers; with tokens ÷ without.
+fn purchases(seconds: u64) -> Result<Vec<Value>, Box<dyn Error>> {
+    say("vend, durable idempotent purchases over HTTP, 64 connections");
+    let report = vend::run(Path::new("target/bench-vend"), seconds);
+    let vend::Report { answers, purchases, with_token, latency: (p50, p99) } =
+        report.map_err(|error| error.to_string())?;
+    let (ratio, token_ratio) = (purchases / answers, with_token / purchases);
+    say(&format!("  answers only             {answers:8.0} /s"));
+    say(&format!("  purchases                {purchases:8.0} /s  ratio {ratio:.3}"));
+    say(&format!("  purchases with token     {with_token:8.0} /s  ratio {token_ratio:.3}"));
+    say(&format!("  at half the rate         p50 {p50:?}  p99 {p99:?}"));
+    let p99_ms = p99.as_secs_f64() * 1e3;
+    Ok(vec![
+        json!({
+            "name": "purchases", "value": purchases, "unit": "purchases/s",
+            "limit": "the same requests to a handler that only answers", "ratio": ratio,
+            "must": 0.25, "aim": 0.5, "runs": 3,
+        }),
+        json!({
+            "name": "purchase_latency_p99", "value": p99_ms, "unit": "ms", "limit": "50 ms",
+            "ratio": 50.0 / p99_ms, "must": 1.0, "aim": 50.0 / 15.0, "runs": 1,
+        }),
+        json!({
+            "name": "purchases_with_token", "value": with_token, "unit": "purchases/s",
+            "limit": "the same purchases without a token", "ratio": token_ratio,
+            "must": 0.8, "aim": Value::Null, "runs": 3,
+        }),
+    ])
 }
 
 /// Processor and cores.

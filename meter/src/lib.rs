@@ -32,6 +32,7 @@ mod effect;
 mod entry;
 mod ledger;
 mod regular;
+mod sale;
 mod stored;
 mod supply;
 
@@ -58,6 +59,9 @@ pub use quantity::{
 };
 pub use reading::{Fields, Reading, Relay};
 pub use regular::{Regular, Rows};
+pub use sale::{
+    Ask, BlockPart, CreditUnit, DebtShare, ENERGY_STEP_WH, SaleTerms, Split, SplitError,
+};
 pub use stored::Stored;
 pub use supply::{
     Clearance, Closing, DebtAgreement, Emergency, FriendlyCalendar, FriendlySpan, ModeSwitch,

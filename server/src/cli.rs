@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::simulate::{FaultProxy, Simulate};
 use crate::sts::StsCommand;
+use crate::vend::Vend;
 
 /// Smart prepaid electricity on one node.
 #[derive(Debug, Parser)]
@@ -34,7 +35,9 @@ pub enum Command {
     Log(LogCommand),
     /// Make, read, explain and check tokens of IEC 62055-41 (STS).
     #[command(subcommand)]
-    Sts(StsCommand),
+    Sts(Box<StsCommand>),
+    /// Sell credit over a node's API: quote, buy, status, receipt, reverse, refund, bulk.
+    Vend(Vend),
     /// Look after ClickHouse.
     #[command(subcommand)]
     Storage(StorageCommand),

@@ -31,6 +31,7 @@ pub mod logs;
 pub mod simulate;
 pub mod storage_cli;
 pub mod sts;
+pub mod vend;
 
 use std::process::ExitCode;
 

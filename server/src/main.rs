@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{decode, demo, logs, node, simulate, storage_cli, sts};
+use server::{decode, demo, logs, node, simulate, storage_cli, sts, vend};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Decode(options) => decode::run(&options),
         Command::Log(command) => logs::run(&command),
         Command::Sts(command) => sts::run(&command),
+        Command::Vend(args) => vend::run(&args),
         Command::Storage(command) => storage_cli::run(&command),
         Command::CheckConfig { file } => node::check_config(&file),
         Command::Engine => return engine(),

@@ -5,11 +5,14 @@
 
 mod accounts;
 mod admin;
+mod agents;
 mod alarms;
 mod commands;
+mod debts;
 mod imports;
 mod meters;
 mod payments;
+mod purchases;
 mod readings;
 mod series;
 mod site;
@@ -17,6 +20,8 @@ mod statement;
 mod supply;
 mod system;
 mod tariffs;
+mod tokens;
+mod vending_keys;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +64,8 @@ fn groups() -> [(Option<Right>, Routes); 7] {
             accounts::seen()
                 .merge(statement::seen())
                 .merge(payments::seen())
+                .merge(purchases::seen())
+                .merge(debts::seen())
                 .merge(tariffs::seen())
                 .merge(supply::seen()),
         ),
@@ -69,9 +76,10 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(readings::read())
                 .merge(site::read())
                 .merge(alarms::read())
-                .merge(commands::read()),
+                .merge(commands::read())
+                .merge(tokens::read()),
         ),
-        (Some(Right::Sell), payments::sold().merge(supply::sold())),
+        (Some(Right::Sell), payments::sold().merge(purchases::sold()).merge(supply::sold())),
         (
             Some(Right::Operate),
             meters::operated()
@@ -80,13 +88,19 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(supply::operated())
                 .merge(alarms::operated())
                 .merge(commands::operated())
-                .merge(readings::operated()),
+                .merge(readings::operated())
+                .merge(purchases::operated())
+                .merge(agents::operated())
+                .merge(tokens::operated())
+                .merge(vending_keys::operated()),
         ),
         (Some(Right::Operate), imports::operated()),
         (
             Some(Right::Administer),
             tariffs::administered()
                 .merge(payments::administered())
+                .merge(agents::administered())
+                .merge(vending_keys::administered())
                 .merge(admin::administered())
                 .merge(supply::administered()),
         ),

@@ -12,5 +12,6 @@ mod rights;
 mod scenario;
 mod supply;
 mod top_ups;
+mod vending;
 
 use node::TestNode;

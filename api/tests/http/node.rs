@@ -9,8 +9,9 @@ use api::{
     NotApplied, Part, PartState, Rows, Server, Standing, Version,
 };
 use meter::{
-    AccountId, AlarmCode, AlarmRow, AlarmState, BalanceRow, Change, Energy, Fields, MeterId, Money,
-    OutboxId, Reading, Relay, Seq, Severity, Subject, TransformerId, UnixSeconds, Voltage,
+    AccountId, AlarmCode, AlarmRow, AlarmState, BalanceRow, Change, Energy, Fields, LedgerKind,
+    MeterId, Money, OutboxId, Reading, Relay, Seq, Severity, Subject, TransformerId, UnixSeconds,
+    Voltage,
 };
 use storage::clickhouse::{
     AlarmPoint, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint, ReadingPoint,
@@ -156,6 +157,14 @@ fn relay(
                     let (account, amount) = if let Change::Purchase(purchase) = change {
                         purchases.fetch_add(1, Ordering::Relaxed);
                         (purchase.account, purchase.paid)
+                    } else if let Change::Sale(sale) = change {
+                        let is_paid =
+                            sale.lines.iter().any(|line| line.kind == LedgerKind::Purchase);
+                        purchases.fetch_add(u32::from(is_paid), Ordering::Relaxed);
+                        let sum = sale.lines.iter().map(|line| line.amount.ticks()).sum();
+                        (sale.account, Money::from_ticks(sum))
+                    } else if let Change::Debt(debt) = change {
+                        (debt.account, debt.amount)
                     } else if let Change::Adjust(adjustment) = change {
                         (adjustment.account, adjustment.amount)
                     } else {

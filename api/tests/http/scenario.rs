@@ -8,6 +8,8 @@ use crate::TestNode;
 use crate::client::{Call, Reply};
 use crate::document::routes_of_document;
 use crate::node::VERSION;
+use crate::vending::{SETTINGS, key_body};
+use storage::registry::ApiRole;
 
 /// Calls routes by their templates and remembers which.
 struct Story {
@@ -61,6 +63,7 @@ async fn every_route_does_what_it_is_for() {
     accounts(&mut story).await;
     money(&mut story).await;
     commands(&mut story).await;
+    vending(&mut story).await;
     what_was(&mut story).await;
     alarms(&mut story).await;
     administration(&mut story).await;
@@ -183,6 +186,101 @@ async fn money(story: &mut Story) {
     let ledger = story.get("/v1/accounts/{id}/ledger", "/v1/accounts/1/ledger").await;
     assert_eq!(ledger["items"].as_array().unwrap().len(), 4);
     assert_eq!(ledger["items"][0]["cause"]["readings"]["meter"], 1);
+}
+
+async fn vending(story: &mut Story) {
+    let second = story.node.token(ApiRole::Admin).await;
+    let path = "/v1/vending-keys";
+    let made = story.post(path, &key_body(1)).await;
+    let check = made["check_value"].as_str().unwrap().to_owned();
+    let body = format!(r#"{{"sgc":201457,"kt":2,"krn":1,"check_value":"{check}"}}"#);
+    let template = "/v1/vending-keys/confirmation";
+    story.send(template, Call::new("POST", template).token(&second).json(&body), 200).await;
+    story.get(path, path).await;
+    let template = "/v1/meters/{id}/token-settings";
+    let path = "/v1/meters/1/token-settings";
+    let body = SETTINGS.replace("sts", "cts");
+    let set = story.tell("PUT", template, path, &body, 200).await;
+    assert_eq!(story.get(template, path).await, set);
+    let template = "/v1/accounts/{id}/debts";
+    let body = r#"{"amount":"5","share_bp":1000,"cap":"0.50","reason":"arrears"}"#;
+    story.tell("POST", template, "/v1/accounts/1/debts", body, 201).await;
+    let path = "/v1/agents";
+    let body = r#"{"code":"shop-3","name":"Shop 3","zone":"Asia/Shanghai","credit_limit":"100"}"#;
+    story.post(path, body).await;
+    let template = "/v1/agents/{id}/tokens/{token}";
+    story.tell("PUT", template, "/v1/agents/1/tokens/2", "", 204).await;
+    let template = "/v1/accounts/{id}/quotes";
+    let quote =
+        story.tell("POST", template, "/v1/accounts/1/quotes", r#"{"amount":"20"}"#, 200).await;
+    let lines = ["debt", "fee", "tax", "credit"].map(|name| quote[name].as_str().unwrap());
+    assert_eq!(lines, ["0.5000000", "1.0000000", "1.2000000", "17.3000000"]);
+    let template = "/v1/accounts/{id}/purchases";
+    let path = "/v1/accounts/1/purchases";
+    let call = Call::new("POST", path).token(&second).header("Idempotency-Key", "sale-1");
+    let receipt = story.send(template, call.json(r#"{"amount":"20"}"#), 201).await.json();
+    assert_eq!((&receipt["agent"], &receipt["tokens"][0]["kind"]), (&1.into(), &"credit".into()));
+    story.get(template, path).await;
+    let debts = story.get("/v1/accounts/{id}/debts", "/v1/accounts/1/debts").await;
+    assert_eq!(debts["items"][0]["left"], "4.5000000");
+    assert_eq!(story.get("/v1/agents", "/v1/agents").await["items"][0]["owed"], "20.0000000");
+    let days = story.get("/v1/agents/{id}/days", "/v1/agents/1/days?from=2026-09-01").await;
+    assert_eq!((&days[0]["day"], &days[0]["sales"]), (&"2026-09-21".into(), &1.into()));
+    let template = "/v1/agents/{id}/settlements";
+    let body = r#"{"amount":"15","reference":"bank 7"}"#;
+    let settled = story.tell("POST", template, "/v1/agents/1/settlements", body, 201).await;
+    assert_eq!(settled["owed"], "5.0000000");
+    after_the_sale(story, &receipt).await;
+    engineering(story, &second).await;
+    let body = r#"{"name":"to 1","from_sgc":201457,"to_sgc":201457,"to_kt":2,"to_krn":1}"#;
+    let made = story.post("/v1/campaigns", body).await;
+    assert_eq!(made["total"], 1);
+    story.get("/v1/campaigns", "/v1/campaigns").await;
+    story.get("/v1/campaigns/{id}", "/v1/campaigns/1").await;
+    let template = "/v1/campaigns/{id}/state";
+    let body = r#"{"state":"paused"}"#;
+    story.tell("POST", template, "/v1/campaigns/1/state", body, 200).await;
+}
+
+async fn after_the_sale(story: &mut Story, receipt: &Value) {
+    story.get("/v1/purchases/{key}", "/v1/purchases/sale-1").await;
+    let template = "/v1/purchases/{key}/copies";
+    let copy = story.tell("POST", template, "/v1/purchases/sale-1/copies", "", 201).await;
+    assert_eq!((&copy["copies"], &copy["tokens"]), (&1.into(), &receipt["tokens"]));
+    let template = "/v1/purchases/{key}/reversal";
+    let body = r#"{"reason":"mistyped"}"#;
+    let refused = story.tell("POST", template, "/v1/purchases/sale-1/reversal", body, 409).await;
+    assert_eq!(refused["code"], "already_delivered");
+    let template = "/v1/purchases/{key}/refund";
+    let body = r#"{"amount":"7.30","inspection":"visit 12"}"#;
+    let back = story.tell("POST", template, "/v1/purchases/sale-1/refund", body, 200).await;
+    assert_eq!((&back["state"], &back["refunded"]), (&"refunded".into(), &"7.3000000".into()));
+    let template = "/v1/accounts/{id}/free-issues";
+    let call = Call::new("POST", "/v1/accounts/1/free-issues").token(&story.node.admin);
+    let call = call.header("Idempotency-Key", "free-1");
+    let body = r#"{"amount":"3","reason":"flood relief"}"#;
+    let free = story.send(template, call.json(body), 201).await.json();
+    assert_eq!(free["lines"][0]["kind"], "free_issue");
+    let tokens = story.get("/v1/meters/{id}/tokens", "/v1/meters/1/tokens").await;
+    assert_eq!(tokens["items"].as_array().unwrap().len(), 2);
+    let census = story.get("/v1/token-census", "/v1/token-census").await;
+    assert_eq!((&census[0]["base_year"], &census[0]["meters"]), (&2014.into(), &1.into()));
+}
+
+async fn engineering(story: &mut Story, second: &str) {
+    let body = r#"{"meter":1,"action":{"kind":"clear_tamper"},"reason":"cover replaced",
+        "work_order":"W-7"}"#;
+    let order = story.post("/v1/token-orders", body).await;
+    assert_eq!((&order["state"], &order["tokens"]), (&"waiting".into(), &serde_json::json!([])));
+    let template = "/v1/token-orders/{id}/decision";
+    let path = "/v1/token-orders/1/decision";
+    let yes = r#"{"approve":true}"#;
+    let own = story.tell("POST", template, path, yes, 409).await;
+    assert_eq!(own["code"], "same_person");
+    let call = Call::new("POST", path).token(second).json(yes);
+    let order = story.send(template, call, 200).await.json();
+    assert_eq!(order["tokens"].as_array().unwrap().len(), 1, "{order}");
+    story.get("/v1/token-orders", "/v1/token-orders").await;
 }
 
 async fn what_was(story: &mut Story) {

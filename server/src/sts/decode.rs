@@ -54,7 +54,7 @@ const fn refusal_name(refusal: &Refusal) -> &'static str {
         Refusal::Class => "class",
         Refusal::Content(ContentError::Function { .. }) => "function",
         Refusal::Content(_) => "content",
-        _ => "refused",
+        Refusal::KeyNeeded(_) | _ => "refused",
     }
 }
 

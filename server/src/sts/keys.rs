@@ -141,12 +141,12 @@ impl MeterArgs {
         let missing = |what| StsError::Missing { what, why: WHY };
         let pan = self.pan.or_else(|| self.drn.as_ref().map(MeterPan::of));
         Ok(MeterConfig {
-            pan: pan.ok_or(missing("--pan or --drn"))?,
+            pan: pan.ok_or_else(|| missing("--pan or --drn"))?,
             ea: self.ea,
             key: VendingKeyId {
-                sgc: self.sgc.ok_or(missing("--sgc"))?,
+                sgc: self.sgc.ok_or_else(|| missing("--sgc"))?,
                 kt: self.kt,
-                krn: self.krn.ok_or(missing("--krn"))?,
+                krn: self.krn.ok_or_else(|| missing("--krn"))?,
             },
             ti: self.ti,
         })

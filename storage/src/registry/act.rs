@@ -34,7 +34,7 @@ pub struct Act {
 
 /// Seconds around a switch of mode in which no purchase is taken: it would be split by the wrong
 /// rules. The books switch at the first tick of a minute.
-const SWITCH_WINDOW_S: u32 = 120;
+pub(super) const SWITCH_WINDOW_S: u32 = 120;
 
 const ACT_COLUMNS: &str = "SELECT id, account, body, at, actor FROM act ";
 
@@ -63,6 +63,9 @@ impl Registry {
             write.check_open(id).await?;
         }
         write.check_act(&account, &change, now).await?;
+        if let Change::Debt(debt) = &change {
+            write.note_agreement(debt, actor).await?;
+        }
         let number = write.next_id("act").await?;
         let body = serde_json::to_string(&change).expect("a change has string keys only");
         write.tell(change.clone()).await?;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use meter::{
-    AccountId, GatewayId, LocalDate, MeterId, PlanId, QuantityError, TariffError, ZoneError,
+    AccountId, GatewayId, LocalDate, MeterId, PlanId, QuantityError, SplitError, TariffError,
+    ZoneError,
 };
 use thiserror::Error;
 
@@ -231,6 +232,19 @@ pub enum Refusal {
     /// The last administrator would be locked out.
     #[error("this is the last administrator token")]
     LastAdministrator,
+    /// A purchase that cannot be split.
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    /// A rule of vending, with its own code.
+    #[error("{reason}")]
+    Vending {
+        /// The stable code.
+        code: &'static str,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The zone is unknown.
     #[error(transparent)]
     Zone(#[from] ZoneError),
@@ -256,6 +270,15 @@ impl Refusal {
         Self::Invalid { field, reason: reason.into() }
     }
 
+    /// A rule of vending is broken.
+    pub(crate) fn vending(
+        code: &'static str,
+        reason: impl Into<String>,
+        hint: &'static str,
+    ) -> Self {
+        Self::Vending { code, reason: reason.into(), hint }
+    }
+
     /// Nothing of this kind.
     pub(crate) fn not_found(kind: &'static str, key: impl ToString) -> Self {
         Self::NotFound { kind, key: key.to_string() }
@@ -271,6 +294,7 @@ impl Refusal {
             | Self::Currency { .. }
             | Self::CalendarGap { .. }
             | Self::Zone(_)
+            | Self::Split(_)
             | Self::Amount(_) => Nature::Invalid,
             Self::Exists { .. }
             | Self::GatewayFull(_)
@@ -290,6 +314,7 @@ impl Refusal {
             | Self::SameMode
             | Self::EmergencyOff { .. }
             | Self::Resolved { .. }
+            | Self::Vending { .. }
             | Self::LastAdministrator => Nature::Conflict,
         }
     }
@@ -337,6 +362,12 @@ impl Refusal {
             Self::Resolved { .. } => "already_resolved",
             Self::LastAdministrator => "last_administrator",
             Self::Zone(_) => "unknown_time_zone",
+            Self::Split(SplitError::BelowMinimum { .. }) => "below_minimum",
+            Self::Split(SplitError::NothingLeft) => "nothing_left",
+            Self::Split(SplitError::SoldInMoney) => "sold_in_money",
+            Self::Split(SplitError::NotFlat(_)) => "plan_not_flat",
+            Self::Split(_) => "amount_out_of_range",
+            Self::Vending { code, .. } => code,
             Self::Amount(_) => "invalid_amount",
         }
     }
@@ -373,6 +404,12 @@ impl Refusal {
             }
             Self::Resolved { .. } => "nothing is left to do; read the reading's state",
             Self::LastAdministrator => "create another administrator token first",
+            Self::Split(SplitError::BelowMinimum { .. }) => "sell at least the amount named",
+            Self::Split(SplitError::NothingLeft) => "lower the share of the debt or the tax",
+            Self::Split(SplitError::SoldInMoney) => "ask for an amount of money",
+            Self::Split(SplitError::NotFlat(_)) => "give the account a plan with one rate",
+            Self::Split(_) => "ask for less",
+            Self::Vending { hint, .. } => hint,
             Self::Zone(_) => "use an IANA name such as Asia/Shanghai",
             Self::Amount(_) => "send a decimal amount with at most 7 decimals",
         }

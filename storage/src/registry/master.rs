@@ -11,6 +11,7 @@ use std::path::Path;
 use aes_gcm::aead::{Aead as _, Generate as _, KeyInit as _, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use meter::SystemTitle;
+use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
 use super::MasterKeyError;
@@ -125,6 +126,15 @@ impl MasterKey {
     /// Whether `sealed` was made by [`MasterKey::seal_check`] under this key.
     pub(super) fn fits(&self, sealed: &[u8]) -> bool {
         self.open_bytes(b"check", sealed).is_some_and(|plain| plain == CHECK_TEXT)
+    }
+
+    /// A key of its own for vending keys: what the cipher makes of zeros under the nonce that no
+    /// seal uses (nonces of seals are random).
+    pub(super) fn vending(&self) -> Zeroizing<[u8; 32]> {
+        let payload = Payload { msg: &[0; 32], aad: b"vending keys 1" };
+        let stream = self.0.encrypt(&[0; NONCE_SIZE].into(), payload);
+        let stream = Zeroizing::new(stream.expect("32 bytes are within the limits of GCM"));
+        Zeroizing::new(Sha256::digest(&*stream).into())
     }
 
     fn seal_bytes(&self, aad: &[u8], msg: &[u8]) -> Vec<u8> {

@@ -17,6 +17,8 @@ mod write;
 
 mod account;
 mod act;
+mod agent;
+mod campaign;
 mod command;
 mod device;
 mod import;
@@ -24,10 +26,13 @@ mod meters;
 mod outbox;
 mod place;
 mod purchase;
+mod sale;
 mod supervision;
 mod supply;
 mod tariff;
+mod till;
 mod token;
+mod token_meter;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,6 +45,8 @@ use tokio::sync::watch;
 
 pub use account::{Account, Customer, Limits, NewAccount};
 pub use act::Act;
+pub use agent::{Agent, AgentDay, Debt};
+pub use campaign::{Campaign, CampaignState};
 pub use command::{CommandRoute, CommandRow, NewCommand};
 pub use device::{Device, DeviceKind, DeviceRev};
 pub use error::{MasterKeyError, Nature, Refusal, RegistryError};
@@ -52,10 +59,13 @@ pub use meters::{InstallationPeriod, Meter, MeterFilter, NewMeter};
 pub use outbox::OutboxRow;
 pub use place::{Gateway, NewGateway, Transformer};
 pub use purchase::{AdjustmentRow, NewPurchase, PurchaseRow};
+pub use sale::{NewSale, SaleKind, SaleRow, SaleState, SoldToken};
 pub use supervision::{Acknowledgement, Settlement};
 pub use supply::Friendly;
 pub use tariff::{Calendar, Plan};
+pub use till::{IssuedTokens, SALES_MAX, TokenIssuer, TokenOrder};
 pub use token::{ApiRole, ApiToken, NewToken};
+pub use token_meter::{CensusRow, IssuedToken, KeySetting, TokenMeter, TokenOrderRow};
 
 use master::MasterKey;
 use token::TokenTable;

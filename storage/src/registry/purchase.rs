@@ -72,6 +72,15 @@ impl Registry {
             }
             return purchase_of(&row);
         }
+        // Sales share the space of keys.
+        let sold: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM sale WHERE idempotency_key = $1")
+                .bind(&new.key)
+                .fetch_optional(write.sql())
+                .await?;
+        if sold.is_some() {
+            return Err(Refusal::KeyReused.into());
+        }
         if new.paid <= Money::ZERO || new.paid > AMOUNT_MAX {
             return Err(Refusal::invalid("amount", "must be above 0, at most 1000000000").into());
         }
@@ -90,6 +99,7 @@ impl Registry {
         let id = write.advance("purchase", 1).await?;
         let purchase =
             Purchase { purchase: PurchaseId(id), account: new.account, paid: new.paid, at: new.at };
+        write.note_top_up(&purchase).await?;
         write.tell(Change::Purchase(purchase)).await?;
         let outbox = write.flush().await?.expect("a change was told before");
         sqlx::query(

@@ -1,0 +1,388 @@
+//! Vending keys, imported by two people, and campaigns that bring meters another key.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use meter::MeterId;
+use serde::{Deserialize, Serialize};
+use storage::registry::{Campaign, CampaignState, KeySetting};
+use sts::{
+    BaseDate, ImportError, KeyAttributes, KeyCheckValue, KeyExpiryNumber, TokenLimit, VendingKey,
+};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use zeroize::Zeroizing;
+
+use super::Routes;
+use super::site::PageQuery;
+use super::tokens::KeyView;
+use crate::App;
+use crate::auth::Caller;
+use crate::extract::{Body, Path, Query};
+use crate::json::Instant;
+use crate::page::{Page, after, limit};
+use crate::problem::{Answer, Problem};
+use crate::vault::{identity, key_id};
+
+pub(super) fn operated() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(add_campaign))
+        .routes(routes!(campaign))
+        .routes(routes!(list_campaigns))
+        .routes(routes!(set_campaign_state))
+}
+
+pub(super) fn administered() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(list_keys))
+        .routes(routes!(propose_key))
+        .routes(routes!(confirm_key))
+}
+
+/// Meters stepped at a time: short transactions, so that sales do not wait.
+const STEP_METERS: u32 = 500;
+
+/// Digits of a key: taken in, never given out.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^([0-9A-Fa-f]{16}|[0-9A-Fa-f]{40})$")]
+struct KeyDigits(Zeroizing<String>);
+
+impl std::fmt::Debug for KeyDigits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyDigits(***)")
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyDigits {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// A vending key, proposed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct VendingKeyNew {
+    sgc: u32,
+    /// 1 default, 2 unique, 3 common.
+    kt: u8,
+    krn: u8,
+    /// 16 hexadecimal digits (DKGA02, odd parity) or 40 (DKGA04).
+    key: KeyDigits,
+    /// 1993, 2014 or 2035.
+    base_year: u16,
+    /// Key expiry number; 255 never expires.
+    ken: u8,
+    active_from: Instant,
+    active_until: Instant,
+    issued_until: Instant,
+    /// The most one token carries, in tenths of a kWh.
+    units_max: u32,
+    /// The most one token carries, in whole currency units.
+    currency_max: u32,
+}
+
+/// A vending key, confirmed by a second person.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct VendingKeyConfirmation {
+    sgc: u32,
+    kt: u8,
+    krn: u8,
+    /// From the sender's paper, 6 hexadecimal digits.
+    check_value: String,
+}
+
+/// A vending key without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+struct VendingKeyView {
+    sgc: u32,
+    kt: u8,
+    krn: u8,
+    base_year: u16,
+    ken: u8,
+    /// `in_use`, or `proposed` while a second person must confirm.
+    state: &'static str,
+    /// Of a proposed one: to be compared with the sender's paper.
+    check_value: Option<String>,
+}
+
+/// A campaign to begin.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CampaignNew {
+    name: String,
+    /// Selects meters of this supply group.
+    from_sgc: u32,
+    /// And of this key revision.
+    from_krn: Option<u8>,
+    to_sgc: u32,
+    to_kt: u8,
+    to_krn: u8,
+    /// New tariff index; each meter keeps its own when absent.
+    to_ti: Option<u8>,
+}
+
+/// A campaign and how far it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct CampaignView {
+    id: u32,
+    name: String,
+    from_sgc: u32,
+    from_krn: Option<u8>,
+    to: KeyView,
+    /// `running`, `paused` or `done`.
+    state: &'static str,
+    /// Meters of the selection.
+    total: u64,
+    /// Meters that are to get the key with their next token.
+    marked: u64,
+    /// Meters that were given it.
+    changed: u64,
+}
+
+/// What a campaign is to do.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CampaignStateNew {
+    /// `running` or `paused`.
+    state: String,
+}
+
+fn import(error: &ImportError) -> Problem {
+    let code = match error {
+        ImportError::Parity(_) => "vending_key_parity",
+        ImportError::Present => "vending_key_present",
+        ImportError::NotProposed => "vending_key_not_proposed",
+        ImportError::SameOperator(_) => "same_person",
+        ImportError::CheckValue => "vending_key_check_value",
+        ImportError::KeyType
+        | ImportError::NeverActive { .. }
+        | ImportError::Operator
+        | ImportError::TooMany
+        | _ => "vending_key_refused",
+    };
+    let hint = "compare the key and its check value with the sender's paper";
+    Problem::new(StatusCode::CONFLICT, code, error.to_string(), hint)
+}
+
+/// A person is named by the API token in use: two people hold two tokens.
+fn operator(caller: Caller) -> String {
+    format!("token {}", caller.token)
+}
+
+impl App {
+    async fn keep_audit(&self) -> Answer<()> {
+        let audit = self.vault.module().take_audit();
+        Ok(self.node.registry.keep_vault(None, &audit).await?)
+    }
+}
+
+/// The first person brings a vending key. The answer has its check value.
+#[utoipa::path(
+    post, path = "/v1/vending-keys", tag = "vending", request_body = VendingKeyNew,
+    responses((status = 201, body = VendingKeyView))
+)]
+async fn propose_key(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Body(new): Body<VendingKeyNew>,
+) -> Answer<(StatusCode, Json<VendingKeyView>)> {
+    let VendingKeyNew { sgc, kt, krn, base_year, ken, .. } = new;
+    let setting = KeySetting { sgc, kt, krn, ti: 0 };
+    let attributes = KeyAttributes {
+        id: key_id(setting).map_err(|error| Problem::from(identity(&error)))?,
+        base_date: BaseDate::from_year(base_year)
+            .map_err(|error| Problem::field("base_year", error))?,
+        ken: KeyExpiryNumber(ken),
+        active_from_s: new.active_from.0.0.into(),
+        active_until_s: new.active_until.0.0.into(),
+        issued_until_s: new.issued_until.0.0.into(),
+        limit: TokenLimit { units: new.units_max, currency: new.currency_max },
+    };
+    // The digits are never repeated: the error says what is wrong, not with which.
+    let key = VendingKey::from_hex(&new.key.0).map_err(|error| Problem::field("key", error))?;
+    let now_s = app.now().0.into();
+    let proposed = app.vault.module().propose(&operator(caller), key, attributes, now_s);
+    app.keep_audit().await?;
+    let check_value = Some(proposed.map_err(|error| import(&error))?.to_string());
+    let view = VendingKeyView { sgc, kt, krn, base_year, ken, state: "proposed", check_value };
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// A second person confirms a vending key with the check value from the sender's paper; then it is
+/// in use.
+#[utoipa::path(
+    post, path = "/v1/vending-keys/confirmation", tag = "vending",
+    request_body = VendingKeyConfirmation, responses((status = 200, body = VendingKeyView))
+)]
+async fn confirm_key(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Body(new): Body<VendingKeyConfirmation>,
+) -> Answer<Json<VendingKeyView>> {
+    let VendingKeyConfirmation { sgc, kt, krn, .. } = new;
+    let setting = KeySetting { sgc, kt, krn, ti: 0 };
+    let id = key_id(setting).map_err(|error| Problem::from(identity(&error)))?;
+    let check_value = storage::registry::parse_hex(&new.check_value)
+        .map(KeyCheckValue)
+        .ok_or_else(|| Problem::field("check_value", "must be 6 hexadecimal digits"))?;
+    let now_s = app.now().0.into();
+    let confirmed = app.vault.module().confirm(&operator(caller), id, check_value, now_s);
+    let sealed = match confirmed {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            app.keep_audit().await?;
+            return Err(import(&error));
+        }
+    };
+    let audit = app.vault.module().take_audit();
+    app.node.registry.keep_vault(Some((setting, sealed)), &audit).await?;
+    let attributes = app.vault.attributes(setting)?;
+    Ok(Json(view(&attributes, "in_use")))
+}
+
+fn view(attributes: &KeyAttributes, state: &'static str) -> VendingKeyView {
+    VendingKeyView {
+        sgc: attributes.id.sgc.value(),
+        kt: attributes.id.kt.code(),
+        krn: attributes.id.krn.value(),
+        base_year: attributes.base_date.year(),
+        ken: attributes.ken.0,
+        state,
+        check_value: None,
+    }
+}
+
+/// All vending keys, without their secrets; the proposed ones too.
+#[utoipa::path(
+    get, path = "/v1/vending-keys", tag = "vending",
+    responses((status = 200, body = Vec<VendingKeyView>))
+)]
+async fn list_keys(State(app): State<Arc<App>>) -> Json<Vec<VendingKeyView>> {
+    let module = app.vault.module();
+    let in_use = module.keys().map(|key| view(key, "in_use"));
+    let proposed = module.proposals().map(|(_, _, key)| view(key, "proposed"));
+    Json(in_use.chain(proposed).collect())
+}
+
+/// Begins a campaign: each meter of the selection gets another key in front of its next token.
+#[utoipa::path(
+    post, path = "/v1/campaigns", tag = "vending", request_body = CampaignNew,
+    responses((status = 201, body = CampaignView))
+)]
+async fn add_campaign(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Body(new): Body<CampaignNew>,
+) -> Answer<(StatusCode, Json<CampaignView>)> {
+    let ti = new.to_ti.unwrap_or(0);
+    let to = KeySetting { sgc: new.to_sgc, kt: new.to_kt, krn: new.to_krn, ti };
+    // A key that is not in the vault would stop every sale of the selection.
+    app.vault.attributes(to)?;
+    let campaign = Campaign {
+        id: 0,
+        name: new.name,
+        from_sgc: new.from_sgc,
+        from_krn: new.from_krn,
+        to,
+        changes_ti: new.to_ti.is_some(),
+        state: CampaignState::Running,
+        total: 0,
+        marked: 0,
+        cursor: MeterId::NONE,
+    };
+    let campaign = app.node.registry.add_campaign(&campaign, caller.token, app.now()).await?;
+    app.drive_campaign(campaign.id);
+    Ok((StatusCode::CREATED, Json(app.campaign_view(campaign).await?)))
+}
+
+impl App {
+    /// Steps a campaign until it is done, paused, or the registry fails; then it is resumed by its
+    /// state.
+    fn drive_campaign(self: &Arc<Self>, id: u32) {
+        let registry = Arc::clone(&self.node.registry);
+        tokio::spawn(async move {
+            loop {
+                match registry.step_campaign(id, STEP_METERS).await {
+                    Ok(true) => tokio::task::yield_now().await,
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::warn!(campaign = id, %error, "a campaign waits: set it running");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    async fn campaign_view(&self, campaign: Campaign) -> Answer<CampaignView> {
+        let changed = self.node.registry.campaign_changed(&campaign).await?;
+        Ok(CampaignView {
+            id: campaign.id,
+            name: campaign.name,
+            from_sgc: campaign.from_sgc,
+            from_krn: campaign.from_krn,
+            to: campaign.to.into(),
+            state: campaign.state.name(),
+            total: campaign.total,
+            marked: campaign.marked,
+            changed,
+        })
+    }
+}
+
+/// A campaign and how far it is.
+#[utoipa::path(
+    get, path = "/v1/campaigns/{id}", tag = "vending", params(("id" = u32, Path)),
+    responses((status = 200, body = CampaignView))
+)]
+async fn campaign(State(app): State<Arc<App>>, Path(id): Path<u32>) -> Answer<Json<CampaignView>> {
+    let campaign = app.node.registry.campaign(id).await?;
+    Ok(Json(app.campaign_view(campaign).await?))
+}
+
+/// Campaigns, oldest first.
+#[utoipa::path(
+    get, path = "/v1/campaigns", tag = "vending", params(PageQuery),
+    responses((status = 200, body = Page<CampaignView>))
+)]
+async fn list_campaigns(
+    State(app): State<Arc<App>>,
+    Query(query): Query<PageQuery>,
+) -> Answer<Json<Page<CampaignView>>> {
+    let limit = limit(query.limit)?;
+    let after = after(query.after.as_deref())?;
+    let rows = app.node.registry.campaigns(after, limit + 1).await?;
+    let page = Page::of(rows, limit, |row: &Campaign| row.id.to_string(), |row| row);
+    let mut items = Vec::with_capacity(page.items.len());
+    for row in page.items {
+        items.push(app.campaign_view(row).await?);
+    }
+    Ok(Json(Page { items, next: page.next }))
+}
+
+/// Pauses a campaign, or lets it go on where it stopped.
+#[utoipa::path(
+    post, path = "/v1/campaigns/{id}/state", tag = "vending", params(("id" = u32, Path)),
+    request_body = CampaignStateNew, responses((status = 200, body = CampaignView))
+)]
+async fn set_campaign_state(
+    State(app): State<Arc<App>>,
+    Path(id): Path<u32>,
+    Body(new): Body<CampaignStateNew>,
+) -> Answer<Json<CampaignView>> {
+    let state = match new.state.as_str() {
+        "running" => CampaignState::Running,
+        "paused" => CampaignState::Paused,
+        _ => return Err(Problem::field("state", "must be running or paused")),
+    };
+    let campaign = app.node.registry.set_campaign_state(id, state).await?;
+    if campaign.state == CampaignState::Running {
+        app.drive_campaign(id);
+    }
+    Ok(Json(app.campaign_view(campaign).await?))
+}

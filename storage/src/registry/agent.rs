@@ -1,0 +1,375 @@
+//! Vending points: who sells, on what credit, what was sold each day, and what was settled; and
+//! debts that sales pay off.
+
+use meter::{AccountId, DebtAgreement, DebtShare, LocalCalendar, Money, Purchase, UnixSeconds};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::account::AMOUNT_MAX;
+use super::place::{check_line, check_text, taken};
+use super::row::u32_of;
+use super::write::Write;
+use super::{Refusal, Registry, RegistryError};
+
+/// A vending point.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Agent {
+    /// The id.
+    pub id: u32,
+    /// Its code, unique.
+    pub code: String,
+    /// Its name.
+    pub name: String,
+    /// IANA zone of its days.
+    pub zone: String,
+    /// The most it may owe.
+    pub credit_limit: Money,
+    /// What it took in and has not settled.
+    pub owed: Money,
+}
+
+/// What a vending point sold on a day.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AgentDay {
+    /// The local day.
+    pub day: String,
+    /// Sales.
+    pub sales: u64,
+    /// What was paid.
+    pub paid: Money,
+}
+
+/// A debt that sales pay off.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Debt {
+    /// The id.
+    pub id: u32,
+    /// Whose.
+    pub account: AccountId,
+    /// How much it was.
+    pub amount: Money,
+    /// How much is left.
+    pub left: Money,
+    /// Of each purchase, in 1/10,000.
+    pub share_bp: u32,
+    /// At most this much in a local month; zero for no cap.
+    pub cap: Money,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+const AGENT_COLUMNS: &str = "SELECT id, code, name, zone, credit_limit, owed FROM agent ";
+
+impl Registry {
+    /// Registers a vending point.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a code in use, [`Refusal::Zone`], [`Refusal::Invalid`].
+    pub async fn add_agent(&self, new: &Agent) -> Result<Agent, RegistryError> {
+        check_text("code", &new.code, 64)?;
+        check_line("name", &new.name, 200)?;
+        LocalCalendar::new(&new.zone).map_err(Refusal::from)?;
+        if new.credit_limit < Money::ZERO || new.credit_limit > AMOUNT_MAX {
+            return Err(Refusal::invalid("credit_limit", "must be 0 to 1000000000").into());
+        }
+        let mut write = self.write().await?;
+        let id = write.next_id("agent").await?;
+        sqlx::query(
+            "INSERT INTO agent (id, code, name, zone, credit_limit, owed) \
+             VALUES ($1, $2, $3, $4, $5, 0)",
+        )
+        .bind(i64::from(id))
+        .bind(&new.code)
+        .bind(&new.name)
+        .bind(&new.zone)
+        .bind(new.credit_limit.ticks())
+        .execute(write.sql())
+        .await
+        .map_err(|error| taken(error, "vending point", "code", &new.code))?;
+        write.commit().await?;
+        Ok(Agent { id, owed: Money::ZERO, ..new.clone() })
+    }
+
+    /// Binds an API token to a vending point: what it sells counts there.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn bind_agent_token(&self, agent: u32, token: u32) -> Result<(), RegistryError> {
+        self.agent(agent).await?;
+        let mut write = self.write().await?;
+        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM api_token WHERE id = $1")
+            .bind(i64::from(token))
+            .fetch_optional(write.sql())
+            .await?;
+        known.ok_or_else(|| Refusal::not_found("token", token))?;
+        sqlx::query(
+            "INSERT INTO agent_token (token, agent) VALUES ($1, $2) \
+             ON CONFLICT (token) DO UPDATE SET agent = excluded.agent",
+        )
+        .bind(i64::from(token))
+        .bind(i64::from(agent))
+        .execute(write.sql())
+        .await?;
+        write.commit().await?;
+        Ok(())
+    }
+
+    /// One vending point.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn agent(&self, id: u32) -> Result<Agent, RegistryError> {
+        let sql = format!("{AGENT_COLUMNS} WHERE id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(id));
+        let row = row.fetch_optional(&self.readers).await?;
+        agent_of(&row.ok_or_else(|| Refusal::not_found("vending point", id))?)
+    }
+
+    /// Vending points after `after`, by id.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn agents(&self, after: u32, limit: u32) -> Result<Vec<Agent>, RegistryError> {
+        let sql = format!("{AGENT_COLUMNS} WHERE id > $1 ORDER BY id LIMIT $2");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(after));
+        let rows = rows.bind(i64::from(limit)).fetch_all(&self.readers).await?;
+        rows.iter().map(agent_of).collect()
+    }
+
+    /// What a vending point sold, day by day, from a day on.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn agent_days(
+        &self,
+        agent: u32,
+        from: &str,
+        limit: u32,
+    ) -> Result<Vec<AgentDay>, RegistryError> {
+        sqlx::query(
+            "SELECT day, sales, paid FROM agent_day WHERE agent = $1 AND day >= $2 ORDER BY day \
+             LIMIT $3",
+        )
+        .bind(i64::from(agent))
+        .bind(from)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(AgentDay {
+                day: row.try_get(0)?,
+                sales: super::row::to_u64(row.try_get(1)?)?,
+                paid: Money::from_ticks(row.try_get(2)?),
+            })
+        })
+        .collect()
+    }
+
+    /// Records what a vending point handed in.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Invalid`].
+    pub async fn settle_agent(
+        &self,
+        agent: u32,
+        amount: Money,
+        reference: &str,
+        actor: u32,
+        now: UnixSeconds,
+    ) -> Result<Agent, RegistryError> {
+        check_text("reference", reference, 64)?;
+        if amount <= Money::ZERO || amount > AMOUNT_MAX {
+            return Err(Refusal::invalid("amount", "must be above 0, at most 1000000000").into());
+        }
+        let before = self.agent(agent).await?;
+        let mut write = self.write().await?;
+        let id = write.next_id("settlement").await?;
+        sqlx::query(
+            "INSERT INTO settlement (id, agent, amount, reference, actor, at) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(i64::from(id))
+        .bind(i64::from(agent))
+        .bind(amount.ticks())
+        .bind(reference)
+        .bind(i64::from(actor))
+        .bind(i64::from(now.0))
+        .execute(write.sql())
+        .await?;
+        let owed: i64 =
+            sqlx::query_scalar("UPDATE agent SET owed = owed - $1 WHERE id = $2 RETURNING owed")
+                .bind(amount.ticks())
+                .bind(i64::from(agent))
+                .fetch_one(write.sql())
+                .await?;
+        write.commit().await?;
+        Ok(Agent { owed: Money::from_ticks(owed), ..before })
+    }
+
+    /// Debts of an account, oldest first.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn debts(
+        &self,
+        account: AccountId,
+        after: u32,
+        limit: u32,
+    ) -> Result<Vec<Debt>, RegistryError> {
+        sqlx::query(
+            "SELECT id, account, amount, left_over, share_bp, cap, reason, at FROM debt \
+             WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3",
+        )
+        .bind(i64::from(account.0))
+        .bind(i64::from(after))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(Debt {
+                id: u32_of(row, 0)?,
+                account: AccountId(u32_of(row, 1)?),
+                amount: Money::from_ticks(row.try_get(2)?),
+                left: Money::from_ticks(row.try_get(3)?),
+                share_bp: u32_of(row, 4)?,
+                cap: Money::from_ticks(row.try_get(5)?),
+                reason: row.try_get(6)?,
+                at: UnixSeconds(u32_of(row, 7)?),
+            })
+        })
+        .collect()
+    }
+}
+
+/// What is left of an account's debt, and under which terms.
+pub(super) struct OpenDebt {
+    id: i64,
+    pub(super) left: Money,
+    pub(super) share_bp: u32,
+    pub(super) cap: Money,
+    pub(super) month: String,
+    pub(super) recovered: Money,
+}
+
+impl OpenDebt {
+    /// The most that may be taken in a month.
+    pub(super) fn share(&self, month: &str) -> DebtShare {
+        let recovered = if self.month == month { self.recovered } else { Money::ZERO };
+        let cap = match self.cap {
+            Money::ZERO => self.left,
+            cap => cap.minus(recovered).unwrap_or(Money::ZERO).max(Money::ZERO),
+        };
+        DebtShare { most: cap.min(self.left), share_bp: self.share_bp }
+    }
+
+    /// Takes note of what was recovered.
+    pub(super) fn note(&mut self, recovered: Money, month: &str) {
+        if self.month != month {
+            (self.month, self.recovered) = (month.to_owned(), Money::ZERO);
+        }
+        self.left = Money::from_ticks(self.left.ticks() - recovered.ticks());
+        self.recovered = Money::from_ticks(self.recovered.ticks() + recovered.ticks());
+    }
+
+    /// Reads the columns `id, left_over, share_bp, cap, month, recovered` from `at` on.
+    pub(super) fn read(row: &SqliteRow, at: usize) -> Result<Self, RegistryError> {
+        Ok(Self {
+            id: row.try_get(at)?,
+            left: Money::from_ticks(row.try_get(at + 1)?),
+            share_bp: u32_of(row, at + 2)?,
+            cap: Money::from_ticks(row.try_get(at + 3)?),
+            month: row.try_get(at + 4)?,
+            recovered: Money::from_ticks(row.try_get(at + 5)?),
+        })
+    }
+}
+
+impl Write<'_> {
+    /// The debt of an account that has something left.
+    pub(super) async fn debt(
+        &mut self,
+        account: AccountId,
+    ) -> Result<Option<OpenDebt>, RegistryError> {
+        let row = sqlx::query(
+            "SELECT id, left_over, share_bp, cap, month, recovered FROM debt \
+             WHERE account = $1 AND left_over > 0",
+        )
+        .bind(i64::from(account.0))
+        .fetch_optional(self.sql())
+        .await?;
+        row.map(|row| OpenDebt::read(&row, 0)).transpose()
+    }
+
+    /// Takes note of an agreement: what is left of debts before goes on under the new terms.
+    pub(super) async fn note_agreement(
+        &mut self,
+        new: &DebtAgreement,
+        actor: u32,
+    ) -> Result<(), RegistryError> {
+        let (carried, month, recovered) = self
+            .debt(new.account)
+            .await?
+            .map_or_else(Default::default, |debt| (debt.left, debt.month, debt.recovered));
+        let left = new.amount.plus(carried).map_err(Refusal::from)?;
+        sqlx::query("UPDATE debt SET left_over = 0 WHERE account = $1")
+            .bind(i64::from(new.account.0))
+            .execute(self.sql())
+            .await?;
+        let id = self.next_id("debt").await?;
+        sqlx::query(
+            "INSERT INTO debt (id, account, amount, left_over, share_bp, cap, month, recovered, \
+             reason, actor, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(i64::from(id))
+        .bind(i64::from(new.account.0))
+        .bind(new.amount.ticks())
+        .bind(left.ticks())
+        .bind(i64::from(new.share_bp))
+        .bind(new.cap.ticks())
+        .bind(month)
+        .bind(recovered.ticks())
+        .bind(&new.reason)
+        .bind(i64::from(actor))
+        .bind(i64::from(new.at.0))
+        .execute(self.sql())
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn put_debt(&mut self, debt: &OpenDebt) -> Result<(), RegistryError> {
+        sqlx::query("UPDATE debt SET left_over = $1, month = $2, recovered = $3 WHERE id = $4")
+            .bind(debt.left.ticks())
+            .bind(&debt.month)
+            .bind(debt.recovered.ticks())
+            .bind(debt.id)
+            .execute(self.sql())
+            .await?;
+        Ok(())
+    }
+
+    /// A top-up pays off a debt too: by the same rule, in the books. Takes note of it here.
+    pub(super) async fn note_top_up(&mut self, top_up: &Purchase) -> Result<(), RegistryError> {
+        let Some(mut debt) = self.debt(top_up.account).await? else { return Ok(()) };
+        let zone = self.account(top_up.account).await?.terms.zone;
+        let calendar = LocalCalendar::new(&zone).map_err(Refusal::from)?;
+        let month = calendar.local(top_up.at).date.first_of_month().to_string();
+        let recovered = debt.share(&month).of(top_up.paid);
+        debt.note(recovered, &month);
+        self.put_debt(&debt).await
+    }
+}
+
+fn agent_of(row: &SqliteRow) -> Result<Agent, RegistryError> {
+    Ok(Agent {
+        id: u32_of(row, 0)?,
+        code: row.try_get(1)?,
+        name: row.try_get(2)?,
+        zone: row.try_get(3)?,
+        credit_limit: Money::from_ticks(row.try_get(4)?),
+        owed: Money::from_ticks(row.try_get(5)?),
+    })
+}

@@ -1,0 +1,464 @@
+//! Token meters: what is known of their keys, the tokens they were given, and orders for
+//! engineering tokens, which one person gives and another approves.
+
+use meter::{MeterId, UnixSeconds};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::place::{check_text, is_taken};
+use super::row::{nullable, to_i64, to_u64, u32_of};
+use super::sale::SoldToken;
+use super::till::IssuedTokens;
+use super::write::Write;
+use super::{Refusal, Registry, RegistryError};
+
+/// Which key a meter holds, or is to hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeySetting {
+    /// Supply group code.
+    pub sgc: u32,
+    /// Key type.
+    pub kt: u8,
+    /// Key revision number.
+    pub krn: u8,
+    /// Tariff index.
+    pub ti: u8,
+}
+
+/// A meter that takes tokens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenMeter {
+    /// The meter.
+    pub meter: MeterId,
+    /// Its primary account number, unique.
+    pub pan: String,
+    /// Its token scheme, `sts` or `cts`.
+    pub scheme: String,
+    /// Its encryption algorithm.
+    pub ea: u8,
+    /// The key it holds, as far as is known.
+    pub known: KeySetting,
+    /// Expiry number of that key, as the meter was told.
+    pub ken: u8,
+    /// Year that its identifiers count from.
+    pub base_year: u16,
+    /// The key it is to hold: with the next sale it gets the change first.
+    pub to: KeySetting,
+    /// The last identifier it was given under this base year.
+    pub last_tid: Option<u32>,
+}
+
+/// A token that a meter was given.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuedToken {
+    /// The id, ascending.
+    pub id: u64,
+    /// The sale it belongs to, or 0.
+    pub sale: u64,
+    /// The token.
+    pub token: SoldToken,
+    /// Number of the API token that asked for it.
+    pub actor: u32,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+/// An engineering token, ordered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenOrderRow {
+    /// The id.
+    pub id: u32,
+    /// For which meter.
+    pub meter: MeterId,
+    /// What it is to do, as JSON of the API's.
+    pub action: String,
+    /// Why.
+    pub reason: String,
+    /// Number of the work order.
+    pub work_order: String,
+    /// `waiting`, `approved` or `refused`.
+    pub state: String,
+    /// Who ordered it.
+    pub ordered_by: u32,
+    /// When.
+    pub ordered_at: UnixSeconds,
+    /// Who decided, 0 while nobody has.
+    pub decided_by: u32,
+    /// The digits, once approved.
+    pub digits: Option<String>,
+}
+
+/// How many meters share these settings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CensusRow {
+    /// Year that identifiers count from.
+    pub base_year: u16,
+    /// Encryption algorithm.
+    pub ea: u8,
+    /// The key.
+    pub sgc: u32,
+    /// Its type.
+    pub kt: u8,
+    /// Its revision.
+    pub krn: u8,
+    /// Its expiry number.
+    pub ken: u8,
+    /// Meters.
+    pub meters: u64,
+    /// Those that are to get another key.
+    pub to_change: u64,
+}
+
+pub(super) const METER_COLUMNS: &str = "SELECT meter, pan, scheme, ea, sgc, kt, krn, ti, ken, \
+     base_year, to_sgc, to_kt, to_krn, to_ti, last_tid FROM token_meter ";
+
+const ORDER_COLUMNS: &str = "SELECT id, meter, action, reason, work_order, state, ordered_by, \
+     ordered_at, decided_by, digits FROM token_order ";
+
+impl TokenMeter {
+    /// Whether it counts energy; else its credit is money.
+    #[must_use]
+    pub fn counts_energy(&self) -> bool {
+        self.scheme == "sts"
+    }
+}
+
+impl Registry {
+    /// Records what is known of a meter's token settings, in place of what was. Its last
+    /// identifier is the highest it was ever given under this base year.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]; [`Refusal::Exists`] when another meter has this number.
+    pub async fn set_token_meter(&self, new: &TokenMeter) -> Result<TokenMeter, RegistryError> {
+        let mut write = self.write().await?;
+        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM meter WHERE id = $1")
+            .bind(i64::from(new.meter.0))
+            .fetch_optional(write.sql())
+            .await?;
+        known.ok_or_else(|| Refusal::not_found("meter", new.meter))?;
+        let last: Option<i64> = sqlx::query_scalar(
+            "SELECT MAX(tid) FROM issued_token WHERE meter = $1 AND base_year = $2",
+        )
+        .bind(i64::from(new.meter.0))
+        .bind(i64::from(new.base_year))
+        .fetch_one(write.sql())
+        .await?;
+        let last_tid = last.and_then(|last| u32::try_from(last).ok());
+        let meter = TokenMeter { last_tid, ..new.clone() };
+        write.put_token_meters(std::slice::from_ref(&meter)).await.map_err(
+            |error| match error {
+                RegistryError::Database(error) if is_taken(&error) => {
+                    let (kind, field) = ("token meter", "pan");
+                    Refusal::Exists { kind, field, value: new.pan.clone() }.into()
+                }
+                other => other,
+            },
+        )?;
+        write.commit().await?;
+        Ok(meter)
+    }
+
+    /// The token settings of a meter.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn token_meter(&self, meter: MeterId) -> Result<TokenMeter, RegistryError> {
+        let sql = format!("{METER_COLUMNS} WHERE meter = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(meter.0));
+        let row = row.fetch_optional(&self.readers).await?;
+        token_meter_of(&row.ok_or_else(|| Refusal::not_found("token meter", meter))?)
+    }
+
+    /// Tokens that a meter was given after `after`, by id.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn issued_tokens(
+        &self,
+        meter: MeterId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<IssuedToken>, RegistryError> {
+        sqlx::query(
+            "SELECT id, sale, kind, digits, tid, base_year, actor, at FROM issued_token \
+             WHERE meter = $1 AND id > $2 ORDER BY id LIMIT $3",
+        )
+        .bind(i64::from(meter.0))
+        .bind(to_i64(after)?)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?
+        .iter()
+        .map(|row| {
+            let tid: Option<i64> = row.try_get(4)?;
+            let sale: Option<i64> = row.try_get(1)?;
+            let token = SoldToken {
+                kind: row.try_get(2)?,
+                digits: row.try_get(3)?,
+                tid: tid.map(|_| u32_of(row, 4)).transpose()?,
+                base_year: u16_of(row, 5)?,
+            };
+            Ok(IssuedToken {
+                id: to_u64(row.try_get(0)?)?,
+                sale: to_u64(sale.unwrap_or_default())?,
+                token,
+                actor: u32_of(row, 6)?,
+                at: UnixSeconds(u32_of(row, 7)?),
+            })
+        })
+        .collect()
+    }
+
+    /// Meters by base year, algorithm and key.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn token_census(&self) -> Result<Vec<CensusRow>, RegistryError> {
+        sqlx::query(
+            "SELECT base_year, ea, sgc, kt, krn, ken, COUNT(*), SUM(CASE WHEN sgc <> to_sgc OR \
+             kt <> to_kt OR krn <> to_krn OR ti <> to_ti THEN 1 ELSE 0 END) FROM token_meter \
+             GROUP BY base_year, ea, sgc, kt, krn, ken ORDER BY base_year, ea, sgc, kt, krn, ken",
+        )
+        .fetch_all(&self.readers)
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(CensusRow {
+                base_year: u16_of(row, 0)?,
+                ea: u8_of(row, 1)?,
+                sgc: u32_of(row, 2)?,
+                kt: u8_of(row, 3)?,
+                krn: u8_of(row, 4)?,
+                ken: u8_of(row, 5)?,
+                meters: to_u64(row.try_get(6)?)?,
+                to_change: to_u64(row.try_get(7)?)?,
+            })
+        })
+        .collect()
+    }
+
+    /// Orders an engineering token.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Invalid`].
+    pub async fn order_token(&self, order: &TokenOrderRow) -> Result<TokenOrderRow, RegistryError> {
+        check_text("reason", &order.reason, 200)?;
+        check_text("work_order", &order.work_order, 64)?;
+        let mut write = self.write().await?;
+        let known = write.token_meter(order.meter).await?;
+        known.ok_or_else(|| Refusal::not_found("token meter", order.meter))?;
+        let id = write.next_id("token_order").await?;
+        sqlx::query(
+            "INSERT INTO token_order (id, meter, action, reason, work_order, state, ordered_by, \
+             ordered_at) VALUES ($1, $2, $3, $4, $5, 'waiting', $6, $7)",
+        )
+        .bind(i64::from(id))
+        .bind(i64::from(order.meter.0))
+        .bind(&order.action)
+        .bind(&order.reason)
+        .bind(&order.work_order)
+        .bind(i64::from(order.ordered_by))
+        .bind(i64::from(order.ordered_at.0))
+        .execute(write.sql())
+        .await?;
+        write.commit().await?;
+        Ok(TokenOrderRow { id, ..order.clone() })
+    }
+
+    /// Decides an order: another person than who gave it. An approved one makes its token.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]; [`Refusal::Vending`] `same_person`, `already_decided`; what `issue`
+    /// refuses.
+    pub async fn decide_token(
+        &self,
+        id: u32,
+        approve: Option<&(dyn Fn(&TokenMeter, &str) -> Result<IssuedTokens, Refusal> + Sync)>,
+        actor: u32,
+        now: UnixSeconds,
+    ) -> Result<TokenOrderRow, RegistryError> {
+        let mut write = self.write().await?;
+        let sql = format!("{ORDER_COLUMNS} WHERE id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(id));
+        let row = row.fetch_optional(write.sql()).await?;
+        let order = order_of(&row.ok_or_else(|| Refusal::not_found("token order", id))?)?;
+        if order.state != "waiting" {
+            let reason = format!("the order is {} already", order.state);
+            let hint = "nothing is left to do; read the order";
+            return Err(Refusal::vending("already_decided", reason, hint).into());
+        }
+        if order.ordered_by == actor {
+            let reason = "who ordered an engineering token does not approve it";
+            let hint = "let another person decide, with a token of their own";
+            return Err(Refusal::vending("same_person", reason, hint).into());
+        }
+        let mut decided = TokenOrderRow { decided_by: actor, ..order };
+        decided.state = "refused".to_owned();
+        if let Some(issue) = approve {
+            let meter = write.token_meter(decided.meter).await?;
+            let meter = meter.ok_or_else(|| Refusal::not_found("token meter", decided.meter))?;
+            let issued = issue(&meter, &decided.action)?;
+            write.put_token_meters(std::slice::from_ref(&issued.meter)).await?;
+            for token in &issued.tokens {
+                write.add_issued(decided.meter, token, actor, now).await?;
+            }
+            let digits: Vec<&str> = issued.tokens.iter().map(|t| t.digits.as_str()).collect();
+            (decided.state, decided.digits) = ("approved".to_owned(), Some(digits.join(" ")));
+        }
+        sqlx::query(
+            "UPDATE token_order SET state = $1, decided_by = $2, decided_at = $3, digits = $4 \
+             WHERE id = $5",
+        )
+        .bind(&decided.state)
+        .bind(i64::from(actor))
+        .bind(i64::from(now.0))
+        .bind(&decided.digits)
+        .bind(i64::from(id))
+        .execute(write.sql())
+        .await?;
+        write.commit().await?;
+        Ok(decided)
+    }
+
+    /// Orders for engineering tokens after `after`, by id.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn token_orders(
+        &self,
+        after: u32,
+        limit: u32,
+    ) -> Result<Vec<TokenOrderRow>, RegistryError> {
+        let sql = format!("{ORDER_COLUMNS} WHERE id > $1 ORDER BY id LIMIT $2");
+        sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(i64::from(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(order_of)
+            .collect()
+    }
+}
+
+impl Write<'_> {
+    pub(super) async fn token_meter(
+        &mut self,
+        meter: MeterId,
+    ) -> Result<Option<TokenMeter>, RegistryError> {
+        let sql = format!("{METER_COLUMNS} WHERE meter = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(meter.0));
+        row.fetch_optional(self.sql()).await?.as_ref().map(token_meter_of).transpose()
+    }
+
+    /// Writes meters, new ones and known ones.
+    pub(super) async fn put_token_meters(
+        &mut self,
+        meters: &[TokenMeter],
+    ) -> Result<(), RegistryError> {
+        if meters.is_empty() {
+            return Ok(());
+        }
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO token_meter (meter, pan, scheme, ea, sgc, kt, krn, ti, ken, base_year, \
+             to_sgc, to_kt, to_krn, to_ti, last_tid) ",
+        );
+        query.push_values(meters, |mut values, meter| {
+            values
+                .push_bind(i64::from(meter.meter.0))
+                .push_bind(meter.pan.clone())
+                .push_bind(meter.scheme.clone())
+                .push_bind(i64::from(meter.ea));
+            let KeySetting { sgc, kt, krn, ti } = meter.known;
+            values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
+            values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
+            values.push_bind(i64::from(meter.ken)).push_bind(i64::from(meter.base_year));
+            let KeySetting { sgc, kt, krn, ti } = meter.to;
+            values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
+            values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
+            values.push_bind(meter.last_tid.map(i64::from));
+        });
+        query.push(
+            " ON CONFLICT (meter) DO UPDATE SET pan = excluded.pan, scheme = excluded.scheme, \
+             ea = excluded.ea, sgc = excluded.sgc, kt = excluded.kt, krn = excluded.krn, \
+             ti = excluded.ti, ken = excluded.ken, base_year = excluded.base_year, \
+             to_sgc = excluded.to_sgc, to_kt = excluded.to_kt, to_krn = excluded.to_krn, \
+             to_ti = excluded.to_ti, last_tid = excluded.last_tid",
+        );
+        query.build().execute(self.sql()).await?;
+        Ok(())
+    }
+
+    async fn add_issued(
+        &mut self,
+        meter: MeterId,
+        token: &SoldToken,
+        actor: u32,
+        now: UnixSeconds,
+    ) -> Result<(), RegistryError> {
+        let id = self.advance("issued_token", 1).await?;
+        sqlx::query(
+            "INSERT INTO issued_token (id, meter, sale, kind, base_year, tid, digits, actor, at) \
+             VALUES ($1, $2, NULL, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(to_i64(id)?)
+        .bind(nullable(meter.0))
+        .bind(&token.kind)
+        .bind(i64::from(token.base_year))
+        .bind(token.tid.map(i64::from))
+        .bind(&token.digits)
+        .bind(i64::from(actor))
+        .bind(i64::from(now.0))
+        .execute(self.sql())
+        .await?;
+        Ok(())
+    }
+}
+
+pub(super) fn token_meter_of(row: &SqliteRow) -> Result<TokenMeter, RegistryError> {
+    let tid: Option<i64> = row.try_get(14)?;
+    let setting = |at: usize| -> Result<KeySetting, RegistryError> {
+        Ok(KeySetting {
+            sgc: u32_of(row, at)?,
+            kt: u8_of(row, at + 1)?,
+            krn: u8_of(row, at + 2)?,
+            ti: u8_of(row, at + 3)?,
+        })
+    };
+    Ok(TokenMeter {
+        meter: MeterId(u32_of(row, 0)?),
+        pan: row.try_get(1)?,
+        scheme: row.try_get(2)?,
+        ea: u8_of(row, 3)?,
+        known: setting(4)?,
+        ken: u8_of(row, 8)?,
+        base_year: u16_of(row, 9)?,
+        to: setting(10)?,
+        last_tid: tid.map(|_| u32_of(row, 14)).transpose()?,
+    })
+}
+
+fn order_of(row: &SqliteRow) -> Result<TokenOrderRow, RegistryError> {
+    Ok(TokenOrderRow {
+        id: u32_of(row, 0)?,
+        meter: MeterId(u32_of(row, 1)?),
+        action: row.try_get(2)?,
+        reason: row.try_get(3)?,
+        work_order: row.try_get(4)?,
+        state: row.try_get(5)?,
+        ordered_by: u32_of(row, 6)?,
+        ordered_at: UnixSeconds(u32_of(row, 7)?),
+        decided_by: u32_of(row, 8)?,
+        digits: row.try_get(9)?,
+    })
+}
+
+pub(super) fn u8_of(row: &SqliteRow, column: usize) -> Result<u8, RegistryError> {
+    let value = u32_of(row, column)?;
+    u8::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is over 8 bits")))
+}
+
+fn u16_of(row: &SqliteRow, column: usize) -> Result<u16, RegistryError> {
+    let value = u32_of(row, column)?;
+    u16::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is over 16 bits")))
+}
