@@ -77,7 +77,7 @@ impl Target {
     async fn start(options: &Simulate) -> anyhow::Result<Self> {
         let folder = std::path::absolute(&options.data_dir)?;
         place::prepare(&folder)?;
-        let addresses = Addresses::choose()?;
+        let addresses = Addresses::any()?;
         let start = first(options);
         let still = Virtual { start, anchor_ms: NEVER_MS, pace: 1, end: start };
         let settings = write_settings(&folder, addresses, still)?;
