@@ -1,5 +1,6 @@
 //! The command line of `meterd`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,6 +42,8 @@ pub enum Command {
     /// Look after ClickHouse.
     #[command(subcommand)]
     Storage(StorageCommand),
+    /// Derive the balance of an account line by line, from a running node.
+    Explain(Explain),
     /// Read a settings file and say what is wrong with it.
     CheckConfig {
         /// The file.
@@ -61,6 +64,22 @@ pub struct Serve {
     /// it the token is printed.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+/// `meterd explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The account's id.
+    pub account: u32,
+    /// Where the node's API listens.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub api: SocketAddr,
+    /// The file with a token that may see accounts; else METERD_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The lines as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `meterd demo`.

@@ -26,6 +26,7 @@ pub mod views;
 
 pub mod decode;
 pub mod demo;
+pub mod explain;
 pub mod http;
 pub mod logs;
 pub mod simulate;

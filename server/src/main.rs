@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{decode, demo, logs, node, simulate, storage_cli, sts, vend};
+use server::{decode, demo, explain, logs, node, simulate, storage_cli, sts, vend};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::run(&options),
         Command::FaultProxy(options) => simulate::run_proxy(&options),
         Command::Decode(options) => decode::run(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::Log(command) => logs::run(&command),
         Command::Sts(command) => sts::run(&command),
         Command::Vend(args) => vend::run(&args),
