@@ -76,11 +76,11 @@ impl Account {
         Self { id, standing_due: never, ..Self::default() }
     }
 
-    /// Takes over the terms. Under another plan or zone the sums of energy start anew: what is
-    /// charged stays charged.
+    /// Takes over the terms. Under another plan the blocks go on from the period's energy so far;
+    /// what is charged stays charged.
     pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
         if self.has_terms() && rates != self.rates {
-            (self.newest, self.others) = (Sum::default(), Others::default());
+            self.others.carry(&mut self.newest);
             self.stretch = Stretch::default();
         }
         self.plan = terms.plan.0;

@@ -6,7 +6,7 @@
 
 use meter::{Money, UnixSeconds};
 
-use crate::rates::{Cell, Rates, Stretch, VersionIndex};
+use crate::rates::{Cell, Rates, Stretch, UNPRICED, VersionIndex};
 use crate::snapshot::layout;
 
 /// Energy of one period and version.
@@ -88,6 +88,25 @@ impl Others {
         self.sums = sums;
         let adders = after.saturating_sub(before);
         Money::from_ticks(cell.price_e4.saturating_mul(wh).saturating_add(adders))
+    }
+
+    /// Another plan begins: what each period holds goes on counting for the blocks, without price.
+    pub(crate) fn carry(&mut self, newest: &mut Sum) {
+        self.sums.push(std::mem::take(newest));
+        let mut carried: Vec<Sum> = Vec::new();
+        for sum in self.sums.drain(..).filter(|sum| sum.period != 0) {
+            let known = carried.iter_mut().find(|known| known.period == sum.period);
+            match known {
+                Some(known) => known.wh += sum.wh,
+                None => carried.push(Sum {
+                    wh: sum.wh,
+                    period: sum.period,
+                    version: UNPRICED,
+                    follows: 0,
+                }),
+            }
+        }
+        (self.sums, self.earlier) = (carried, 0);
     }
 
     /// Forgets sums of periods that ended before `horizon`.

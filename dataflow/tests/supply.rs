@@ -473,3 +473,25 @@ fn a_charge_belongs_to_one_block_period() {
     let half = -2000 * 5000 - 1000 * 100;
     assert_eq!(rows, [(half, 3600), (half, 7200)]);
 }
+
+/// Blocks count the energy of the account, whatever its plan.
+#[test]
+fn a_change_of_plan_goes_on_counting_blocks() {
+    let blocks = [(0, 0), (1, 100)];
+    let mut node = Node::start(1);
+    let mut other = version("2026-01-01", &[7000], &[(0, 1)], &blocks);
+    other.plan = meter::PlanId(2);
+    node.change(vec![
+        Change::Tariff(version("2026-01-01", &[5000], &[(0, 1)], &blocks)),
+        Change::Tariff(other),
+        Change::Meter(record(1)),
+        Change::Account(terms(1, "UTC")),
+        install(1, START, Some(0)),
+    ]);
+    node.read(&[reading(1, at(1), 800)]);
+    let plan = meter::PlanId(2);
+    node.change(vec![Change::Account(meter::AccountTerms { plan, ..terms(1, "UTC") })]);
+    node.read(&[reading(1, at(2), 1300), reading(1, at(3), 1400)]);
+    let amounts: Vec<_> = node.all.ledger.iter().map(|row| -row.amount.ticks()).collect();
+    assert_eq!(amounts, [800 * 5000, 500 * 7000 + 300 * 100, 100 * 7000 + 100 * 100]);
+}

@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::{CalendarId, CurrencyCode, LocalDate, Money, PlanId, Price};
 
+/// Largest price or adder, either sign: 100,000 currency units per kWh.
+const PRICE_E4_MAX: u64 = 1_000_000_000;
+
 /// Rates a version may have at most (尖, 峰, 平, 谷).
 const RATES_MAX: usize = 4;
 
@@ -156,6 +159,9 @@ pub enum TariffError {
     /// Blocks do not ascend from 0.
     #[error("block {0}: thresholds must ascend from 0")]
     Blocks(usize),
+    /// A price or an adder that no currency needs: with it an account could leave its bounds.
+    #[error("prices and adders must be within ±100000 per kWh")]
+    Price,
     /// A negative standing charge or fee, or a tax over 100 %.
     #[error("standing charges and fees must not be negative, tax at most 10000 basis points")]
     Charge,
@@ -180,6 +186,10 @@ impl TariffVersion {
             }
         }
         self.validate_blocks()?;
+        let adders = self.blocks.iter().map(|block| block.adder);
+        if self.prices.iter().copied().chain(adders).any(|p| p.e4().unsigned_abs() > PRICE_E4_MAX) {
+            return Err(TariffError::Price);
+        }
         let charges = [self.standing_per_day, self.standing_per_month, self.fee];
         if charges.iter().any(|charge| charge.ticks() < 0) || self.tax_bp > 10_000 {
             return Err(TariffError::Charge);
@@ -336,6 +346,8 @@ mod tests {
             Err(TariffError::Blocks(1)),
         );
         check(|v| v.tax_bp = 10_001, Err(TariffError::Charge));
+        check(|v| v.prices[0] = Price::from_e4(1_000_000_001), Err(TariffError::Price));
+        check(|v| v.blocks[0].adder = Price::from_e4(i64::MIN), Err(TariffError::Price));
     }
 
     #[test]

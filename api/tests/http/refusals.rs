@@ -50,8 +50,8 @@ async fn each_refusal_has_its_code_and_changes_nothing() {
     let late = version("2026-01-01", "2026-09-21");
     check("POST", versions, &late, 409, "tariff_version_effective").await;
     let next = |from: &str, to: &str| version("2026-01-01", "2027-01-01").replacen(from, to, 1);
-    check("POST", versions, &next("12-31", "12-30"), 422, "invalid_tariff").await;
-    check("POST", versions, &next("00:00", "00:15"), 422, "invalid_tariff").await;
+    check("POST", versions, &next("12-31", "12-30"), 422, "tariff_without_rate").await;
+    check("POST", versions, &next("00:00", "00:15"), 422, "tariff_without_rate").await;
     check("POST", versions, &next("07:00", "07:10"), 422, "invalid_field").await;
     check("POST", versions, &next("01-01", "1-1"), 422, "invalid_field").await;
     check("POST", versions, &next("\"rate\":1", "\"rate\":3"), 422, "invalid_tariff").await;

@@ -68,6 +68,7 @@ async fn every_route_does_what_it_is_for() {
     alarms(&mut story).await;
     administration(&mut story).await;
     import(&mut story).await;
+    supply(&mut story).await;
     system(&mut story).await;
     assert_eq!(story.told, routes_of_document(), "every route is told of once");
 }
@@ -281,6 +282,46 @@ async fn engineering(story: &mut Story, second: &str) {
     let order = story.send(template, call, 200).await.json();
     assert_eq!(order["tokens"].as_array().unwrap().len(), 1, "{order}");
     story.get("/v1/token-orders", "/v1/token-orders").await;
+}
+
+async fn supply(story: &mut Story) {
+    let week = r#"{"code":"nights","week":[[{"from":0,"to":28}],[],[],[],[],[],[]]}"#;
+    story.post("/v1/friendly-calendars", week).await;
+    let list = story.get("/v1/friendly-calendars", "/v1/friendly-calendars").await;
+    assert_eq!(list["items"][0]["week"][0][0]["to"], 28);
+    let policy = r#"{"cutting":true,"order_s_max":3600,"attempts_max":3,"retry_s":60,
+        "stagger_s":10,"friendly":1}"#;
+    story.tell("PUT", "/v1/supply-policy", "/v1/supply-policy", policy, 200).await;
+    let policy = story.get("/v1/supply-policy", "/v1/supply-policy").await;
+    assert_eq!((&policy["cutting"], &policy["friendly"]), (&true.into(), &1.into()));
+    let template = "/v1/accounts/{id}/supply";
+    let terms = r#"{"emergency_below":"1","emergency_credit":"10","friendly":1}"#;
+    story.tell("PUT", template, "/v1/accounts/1/supply", terms, 201).await;
+    let supply = story.get(template, "/v1/accounts/1/supply").await;
+    assert_eq!(supply["terms"]["emergency_credit"], "10.0000000");
+    for (act, body, status) in [
+        ("emergency-credit", "", 409),
+        ("debts", r#"{"amount":"5","share_bp":2000,"cap":"3","reason":"arrears"}"#, 201),
+        ("mode-switches", r#"{"mode":"postpaid","from":"2099-01-01"}"#, 201),
+        ("bookings", r#"{"kind":"free_issue","amount":"2","reason":"goodwill"}"#, 201),
+        ("replacement", r#"{"old":1,"end_wh":2000,"new":77,"start_wh":0}"#, 404),
+        ("clearance", r#"{"reason":"inspected"}"#, 201),
+        ("closing", "", 409),
+    ] {
+        let template = format!("/v1/accounts/{{id}}/{act}");
+        let path = format!("/v1/accounts/1/{act}");
+        story.tell("POST", &template, &path, body, status).await;
+    }
+    let acts = story.get("/v1/accounts/{id}/acts", "/v1/accounts/1/acts").await;
+    assert_eq!(acts["items"].as_array().unwrap().len(), 5, "{acts}");
+    story.get("/v1/orders", "/v1/orders?account=1&open=true").await;
+    story.tell("GET", "/v1/orders/{id}", "/v1/orders/1", "", 404).await;
+    let template = "/v1/accounts/{id}/statement";
+    let statement = story.get(template, "/v1/accounts/1/statement").await;
+    assert_eq!(statement["totals"]["energy"], "-0.0000020");
+    let template = "/v1/accounts/{id}/balance/explanation";
+    let made = story.get(template, "/v1/accounts/1/balance/explanation").await;
+    assert_eq!(made["energy_booked"], "0.0000020");
 }
 
 async fn what_was(story: &mut Story) {
