@@ -52,6 +52,7 @@ impl Books {
     }
 
     /// A change of one account, at the worker that keeps it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told apart before")]
     fn account_change(&mut self, seq: Seq, change: &Change) {
         match change {
             Change::Purchase(purchase) => self.purchase(seq, purchase),

@@ -123,6 +123,7 @@ impl Reference {
         keys.put(out);
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "no other change is of the reference")]
     pub(crate) fn restore(bytes: &mut &[u8]) -> Option<Self> {
         let mut reference = Self::new();
         let Ok(Entry::Changes { changes, .. }) = Entry::decode(bytes) else { return None };

@@ -145,10 +145,12 @@ impl Router {
     }
 
     fn change(&mut self, change: &Change) {
-        let (id, account, at) = match change {
-            Change::Install(new) => (new.meter, new.account, new.at),
-            Change::Replace(new) => (new.new, new.account, new.at),
-            _ => return,
+        let (id, account, at) = if let Change::Install(new) = change {
+            (new.meter, new.account, new.at)
+        } else if let Change::Replace(new) = change {
+            (new.new, new.account, new.at)
+        } else {
+            return;
         };
         let key = if account.is_some() { account.0 } else { id.0 };
         let before = self.meter(id).span;

@@ -4,6 +4,8 @@
 //! Decisions follow from crossings, never from single readings: the alarm "overdrawn" begins or
 //! ends, money comes in, an event is heard, a minute passes.
 //!
+//! One noun, and over 500 lines: the decisions share the account's relay, trip and order.
+//!
 //! **Invariant:** an account has one order under way at most, and none is sent without the decision
 //! made anew against the newest balance.
 
@@ -174,12 +176,12 @@ impl Books {
         }
         self.advance(seq, id, Step::Void(OrderReason::Replaced));
         let supply = self.supply(id);
-        (supply.relay, supply.trip) = (CLOSED, 0);
-        (supply.alarms, supply.rest_until) = (supply.alarms, UnixSeconds(0));
+        (supply.relay, supply.trip, supply.rest_until) = (CLOSED, 0, UnixSeconds(0));
         self.decide(seq, id);
     }
 
     /// A relay was heard to open or close.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "other events are not of the relay")]
     pub(crate) fn hear_relay(&mut self, seq: Seq, slot: u32, code: EventCode, at: UnixSeconds) {
         let Some(meter) = self.meters.get(slot as usize) else { return };
         let (id, alarms) = (meter.account, meter.alarms);
@@ -408,11 +410,9 @@ impl Books {
             supply.open.clear();
         }
         let may_be_open = was_sent && order.kind == OrderKind::Disconnect;
-        match order.state {
-            OrderState::Void | OrderState::Expired if may_be_open && supply.relay == CLOSED => {
-                supply.relay = UNSURE;
-            }
-            _ => {}
+        let is_given_up = matches!(order.state, OrderState::Void | OrderState::Expired);
+        if is_given_up && may_be_open && supply.relay == CLOSED {
+            supply.relay = UNSURE;
         }
         if matches!(order.state, OrderState::Expired | OrderState::Failed) {
             supply.rest_until = now.plus(policy.retry_s.saturating_mul(policy.attempts_max.into()));

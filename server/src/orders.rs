@@ -193,7 +193,7 @@ impl Dispatcher {
 
     async fn act(&mut self, rows: Vec<OrderRow>) {
         let policy = until_answered(|| self.registry.supply_policy()).await;
-        let policy = policy.unwrap_or(SupplyPolicy::standard());
+        let policy = policy.unwrap_or_else(SupplyPolicy::standard);
         for row in rows {
             self.turns.waiting.remove(&row.order);
             match row.state {

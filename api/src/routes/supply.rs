@@ -1,5 +1,6 @@
 //! Supply: what people decide of an account beside its terms, the policy of cutting off, friendly
-//! periods, and the orders to relays with their history.
+//! periods, and the orders to relays with their history. Over 500 lines because each act has its own
+//! body and its own words in the document.
 
 use std::sync::Arc;
 

@@ -167,6 +167,10 @@ impl Write<'_> {
         body.map(|body| json(&body)).transpose()
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the other acts need no more than an open account"
+    )]
     async fn check_act(
         &mut self,
         account: &Account,
@@ -284,6 +288,7 @@ impl Write<'_> {
 }
 
 /// The account and the kind of an act.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other changes are no acts")]
 fn subject_of(change: &Change) -> Option<(AccountId, &'static str)> {
     match change {
         Change::Book(act) => Some((act.account, "booking")),

@@ -30,7 +30,7 @@ impl Registry {
             sqlx::query_scalar("SELECT body FROM supply_policy WHERE id = 1")
                 .fetch_optional(&self.readers)
                 .await?;
-        body.map_or(Ok(SupplyPolicy::standard()), |body| json(&body))
+        body.map_or_else(|| Ok(SupplyPolicy::standard()), |body| json(&body))
     }
 
     /// Replaces the policy of cutting off.
