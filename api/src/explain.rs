@@ -1,6 +1,7 @@
 //! The explanation of a balance, line by line: registers, the energy of each block period by
 //! version and rate, blocks, and every other movement by kind. It is worked out from intervals,
-//! tariff and ledger, apart from the books, so that a difference between the two shows. Over 500 lines with its test, for the lines it has.
+//! tariff and ledger, apart from the books, so that a difference between the two shows. Over
+//! 500 lines with its test, for the lines it has.
 
 use std::collections::BTreeMap;
 
