@@ -23,6 +23,8 @@ use server::orders::{self, Relays};
 use storage::registry::{Config, DeviceKeys, Limits, NewAccount, NewMeter, Registry};
 use tokio::sync::mpsc;
 
+use OrderState::{Decided, Done, Sent};
+
 /// 2026-11-02T00:00:00Z.
 const START: UnixSeconds = UnixSeconds(1_793_577_600);
 
@@ -193,14 +195,13 @@ async fn cut_off_paid_and_restored_over_a_lost_order_and_a_restart() {
     node.relay_outbox().await;
     let dispatcher = node.dispatch();
     node.feed(vec![Entry::Tick(START), reading(1)]);
-    node.until(1, OrderState::Done).await;
+    node.until(1, Done).await;
     let steps = node.registry.order_steps(OrderId::new(AccountId(1), 1)).await.unwrap();
     let states: Vec<_> = steps.iter().map(|row| (row.state, row.attempt)).collect();
-    use OrderState::{Decided, Done, Sent};
     let want = [(Decided, 0), (Sent, 1), (Decided, 1), (Sent, 2), (Done, 2)];
     assert_eq!(states, want, "the first attempt was lost");
     adjust(&node.registry, 1_000_000).await;
-    node.until(2, OrderState::Done).await;
+    node.until(2, Done).await;
     let open = node.registry.orders(AccountId(1), true, OrderId::NONE, 9).await.unwrap();
     assert_eq!(open, [], "none is under way");
     // The dispatcher dies with an order kept and its turn not told; the next one takes it up.
@@ -210,7 +211,7 @@ async fn cut_off_paid_and_restored_over_a_lost_order_and_a_restart() {
     node.registry.keep_orders(&rows).await.unwrap();
     node.registry.keep_orders(&rows).await.unwrap();
     node.dispatch();
-    node.until(3, OrderState::Done).await;
+    node.until(3, Done).await;
     let carried = node.relay.carried.lock().unwrap();
     let counts: Vec<_> = carried.iter().map(|((id, n), count)| (id.number(), *n, *count)).collect();
     assert_eq!(counts, [(1, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 1)], "nothing is carried twice");
