@@ -71,7 +71,9 @@ fn half_of_the_traffic_is_hostile_and_no_honest_reading_is_lost() {
     wait("every datagram to be counted", || node.all_outcomes() >= before + 2 * sent);
     assert_eq!(node.all_outcomes(), before + 2 * sent, "each input counts once");
     assert_eq!(drain(&liar), 0, "a frame without a key is not answered");
-    assert_eq!(node.metrics()["meterd_readings_total{verdict=\"accepted\"}"], sent + 1);
+    let accepted = || node.metrics()["meterd_readings_total{verdict=\"accepted\"}"];
+    wait("the books", || accepted() > sent);
+    assert_eq!(accepted(), sent + 1);
     println!("F11 seed {SEED}: {sent} honest, {sent} hostile; lost 0, answered hostile 0");
 }
 
@@ -128,7 +130,7 @@ fn a_flood_of_malformed_datagrams_is_counted_and_survived() {
             bytes[at] ^= 1 + (draw >> 16) as u8 % 255;
         }
         if draw.is_multiple_of(5) {
-            bytes.truncate(mix(draw) as usize % bytes.len());
+            bytes.truncate(1 + mix(draw) as usize % bytes.len());
         }
         while socket.send(&bytes).is_err() {
             std::thread::yield_now();
@@ -170,7 +172,7 @@ fn flapping_peers_leave_nothing_behind_and_single_bytes_make_a_frame() {
     }
     let mut answer = [0; 42];
     stream.read_exact(&mut answer).expect("an acknowledgement");
-    assert_eq!(node.outcome("accepted"), 1);
+    wait("the frame to be counted", || node.outcome("accepted") == 1);
     println!("F14: 300 connections dropped, {files} files before, {} after", node.open_files());
 }
 
