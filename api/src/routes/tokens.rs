@@ -32,7 +32,7 @@ pub(super) fn read() -> Routes {
         .routes(routes!(token_settings))
         .routes(routes!(list_issued))
         .routes(routes!(census))
-        .routes(routes!(list_orders))
+        .routes(routes!(list_token_orders))
 }
 
 pub(super) fn operated() -> Routes {
@@ -435,7 +435,7 @@ impl App {
     get, path = "/v1/token-orders", tag = "vending", params(PageQuery),
     responses((status = 200, body = Page<OrderView>))
 )]
-async fn list_orders(
+async fn list_token_orders(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Query(query): Query<PageQuery>,
