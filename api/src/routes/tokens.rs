@@ -154,7 +154,7 @@ struct OrderNew {
 
 /// An order for an engineering token.
 #[derive(Debug, Serialize, ToSchema)]
-struct OrderView {
+struct TokenOrderView {
     id: u32,
     meter: u32,
     action: TokenAction,
@@ -213,7 +213,7 @@ impl From<CensusRow> for CensusView {
     }
 }
 
-impl OrderView {
+impl TokenOrderView {
     fn of(row: TokenOrderRow, caller: Caller) -> Answer<Self> {
         let is_shown = Right::Operate.is_held_by(caller.role);
         let action = serde_json::from_str(&row.action);
@@ -372,13 +372,13 @@ async fn census(State(app): State<Arc<App>>) -> Answer<Json<Vec<CensusView>>> {
 /// Orders an engineering token; another person must approve it.
 #[utoipa::path(
     post, path = "/v1/token-orders", tag = "vending", request_body = OrderNew,
-    responses((status = 201, body = OrderView))
+    responses((status = 201, body = TokenOrderView))
 )]
 async fn order_token(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Body(new): Body<OrderNew>,
-) -> Answer<(StatusCode, Json<OrderView>)> {
+) -> Answer<(StatusCode, Json<TokenOrderView>)> {
     new.action.order(Rnd::default())?;
     let order = TokenOrderRow {
         id: 0,
@@ -393,26 +393,26 @@ async fn order_token(
         digits: None,
     };
     let order = app.node.registry.order_token(&order).await?;
-    Ok((StatusCode::CREATED, Json(OrderView::of(order, caller)?)))
+    Ok((StatusCode::CREATED, Json(TokenOrderView::of(order, caller)?)))
 }
 
 /// Approves or refuses an order; not by who gave it. An approved one makes its token.
 #[utoipa::path(
     post, path = "/v1/token-orders/{id}/decision", tag = "vending", params(("id" = u32, Path)),
-    request_body = OrderDecision, responses((status = 200, body = OrderView))
+    request_body = OrderDecision, responses((status = 200, body = TokenOrderView))
 )]
 async fn decide_order(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<u32>,
     Body(new): Body<OrderDecision>,
-) -> Answer<Json<OrderView>> {
+) -> Answer<Json<TokenOrderView>> {
     let now = app.now();
     let issue = |meter: &TokenMeter, action: &str| app.engineering(meter, action, now);
     let approve: Option<&(dyn Fn(&TokenMeter, &str) -> Result<IssuedTokens, Refusal> + Sync)> =
         if new.approve { Some(&issue) } else { None };
     let order = app.node.registry.decide_token(id, approve, caller.token, now).await?;
-    Ok(Json(OrderView::of(order, caller)?))
+    Ok(Json(TokenOrderView::of(order, caller)?))
 }
 
 impl App {
@@ -433,17 +433,17 @@ impl App {
 /// Orders for engineering tokens, oldest first.
 #[utoipa::path(
     get, path = "/v1/token-orders", tag = "vending", params(PageQuery),
-    responses((status = 200, body = Page<OrderView>))
+    responses((status = 200, body = Page<TokenOrderView>))
 )]
 async fn list_token_orders(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Query(query): Query<PageQuery>,
-) -> Answer<Json<Page<OrderView>>> {
+) -> Answer<Json<Page<TokenOrderView>>> {
     let limit = limit(query.limit)?;
     let after = after(query.after.as_deref())?;
     let rows = app.node.registry.token_orders(after, limit + 1).await?;
     let page = Page::of(rows, limit, |row: &TokenOrderRow| row.id.to_string(), |row| row);
-    let items = page.items.into_iter().map(|row| OrderView::of(row, caller));
+    let items = page.items.into_iter().map(|row| TokenOrderView::of(row, caller));
     Ok(Json(Page { items: items.collect::<Answer<_>>()?, next: page.next }))
 }
