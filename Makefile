@@ -26,11 +26,12 @@ bench: lib ## ratios against the bare loop and the raw socket, within one run
 	$(CARGO) build --release --locked -p server
 	$(CARGO) run --release --locked -p benches -- $(ARGS)
 
-soak: lib ## the demo with random kills (ROUNDS=10), then simulations through every fault
+soak: lib ## real faults ROUNDS=50 times, simulations through every fault, the campaign for PROVE=3600 s
+	METERD_SOAK=$(or $(ROUNDS),50) $(CARGO) test --locked -p server --test safety -- --nocapture
 	$(CARGO) build --release --locked -p server
-	./target/release/meterd demo --once --kill $(or $(ROUNDS),10) $(ARGS)
 	sh deploy/soak.sh $(or $(METERS),100000) $(or $(SECONDS),60)
 	METERD_KILLS=20 $(CARGO) test --locked -p server --test sink kills -- --nocapture
+	./target/release/meterd prove --seeds 100000000 --seconds $(or $(PROVE),3600) $(ARGS)
 
 fuzz: ## fuzz each decoder (SECONDS=60 each); installs cargo-fuzz where it is missing
 	sh deploy/fuzz.sh $(or $(SECONDS),60)

@@ -13,4 +13,5 @@ pub mod tcp;
 pub mod tokens;
 pub mod udp;
 pub mod vend;
+pub mod verify;
 pub mod w1;

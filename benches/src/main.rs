@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use benches::rows::{self, Size};
-use benches::{questions, sink, tokens, udp, vend, w1};
+use benches::{questions, sink, tokens, udp, vend, verify, w1};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -30,6 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if wants("udp") {
         rows.push(durable(size.of(6, 1))?);
+    }
+    if wants("verify") {
+        rows.push(replayed(size.of(w1::READINGS / 2, w1::READINGS / 10))?);
     }
     if wants("node") {
         rows.extend(rows::of_a_node(size, &say)?);
@@ -150,6 +153,21 @@ fn purchases(seconds: u64) -> Result<Vec<Value>, Box<dyn Error>> {
             "must": 0.8, "aim": Value::Null, "runs": 3,
         }),
     ])
+/// The whole log through `meterd verify`'s replay, two workers.
+fn replayed(readings: usize) -> Result<Value, Box<dyn Error>> {
+    say(&format!("verify, a log of {readings} readings of W1 replayed with two workers"));
+    let folder = Path::new("target/bench-verify");
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let figure = verify::run(readings, folder)?;
+    fs::remove_dir_all(folder)?;
+    let rate = figure.rate / 1e6;
+    say(&format!("  {:24} {rate:6.2} M entries/s, books equal in every run", "verify"));
+    Ok(json!({
+        "name": "verify", "value": rate, "unit": "M entries/s", "entries": figure.entries,
+        "must": 1.5, "aim": 5.0, "runs": 3,
+    }))
 }
 
 /// Processor and cores.

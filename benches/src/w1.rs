@@ -279,7 +279,7 @@ fn check(totals: &Totals, readings: usize, order: Order) {
     }
 }
 
-fn reading(record: &Record) -> Reading {
+pub(crate) fn reading(record: &Record) -> Reading {
     let taken_at = UnixSeconds(BASE + record.ts);
     Reading {
         meter: MeterId(record.meter + 1),
@@ -360,7 +360,7 @@ impl Counts {
 }
 
 /// The changes that make 100,000 meters with accounts, a transformer to each hundred.
-fn register() -> Vec<Entry> {
+pub(crate) fn register() -> Vec<Entry> {
     let at = UnixSeconds(BASE - 86_400);
     let mut changes = vec![Change::Tariff(tariff())];
     for n in 1..=METERS {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::archive::Retire;
 use crate::clock;
 use crate::sink;
 use crate::spool::Spool;
@@ -103,8 +104,8 @@ pub struct Books {
     pub applied: watch::Sender<Seq>,
     /// How far ClickHouse is: the spool is given up below.
     pub sunk: Arc<sink::Progress>,
-    /// The log's positions: it is given up below the older snapshot.
-    pub log: Arc<log::Progress>,
+    /// Gives the log up below the older snapshot.
+    pub retire: Arc<Retire>,
     /// When snapshots are due.
     pub cadence: Cadence,
     /// The last snapshot.
@@ -167,8 +168,7 @@ impl Books {
         loop {
             match committed.recv_timeout(IDLE) {
                 Ok(Committed { first, entries }) => {
-                    let buffer = self.apply(first, entries)?;
-                    self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
+                    let buffer = self.take(first, entries)?;
                     if let Some(mut buffer) = buffer {
                         buffer.clear();
                         // A full recycling queue: the buffer is dropped.
@@ -181,6 +181,17 @@ impl Books {
             self.snapshot_when_due()?;
         }
         self.snapshot()
+    }
+
+    /// Takes committed entries into the books, and asks what they ask.
+    pub(crate) fn take(
+        &mut self,
+        first: Seq,
+        entries: Vec<Entry>,
+    ) -> Result<Option<Vec<Entry>>, BooksError> {
+        let buffer = self.apply(first, entries)?;
+        self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
+        Ok(buffer)
     }
 
     /// Takes entries into the books; gives their buffer back where nobody else holds it.
@@ -245,7 +256,7 @@ impl Books {
     }
 
     /// Writes a snapshot, and gives up what log and spool need no more.
-    fn snapshot(&mut self) -> Result<(), BooksError> {
+    pub(crate) fn snapshot(&mut self) -> Result<(), BooksError> {
         if self.next == self.last.next {
             return self.spool.sync().map_err(Into::into);
         }
@@ -261,7 +272,7 @@ impl Books {
             (SECTION_RECALLS, &recalls[..]),
         ];
         let below = self.snapshots.save(self.next, &sections)?;
-        self.log.request_retire(below);
+        self.retire.covered(below);
         self.give_up_spool()?;
         self.last = LastSnapshot { next: self.next, at: clock::instant() };
         Ok(())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::prove::Fault;
 use crate::simulate::{FaultProxy, Simulate};
 use crate::sts::StsCommand;
 use crate::vend::Vend;
@@ -44,6 +45,17 @@ pub enum Command {
     Storage(StorageCommand),
     /// Derive the balance of an account line by line, from a running node.
     Explain(Explain),
+    /// Replay the whole log and hold the books against the registry, the API's view and ClickHouse;
+    /// exit code 3 on any difference.
+    Verify(Verify),
+    /// Copy log and registry of a node, also while it runs; again into the same folder copies what is
+    /// new.
+    Backup(Backup),
+    /// Make a data folder of a backup, after checking all of it.
+    Restore(Restore),
+    /// Tell stories of meters, people and faults to a node on simulated disks, on virtual time, and
+    /// check the books after each; exit code 3 on any that does not hold.
+    Prove(Prove),
     /// Read a settings file and say what is wrong with it.
     CheckConfig {
         /// The file.
@@ -80,6 +92,100 @@ pub struct Explain {
     /// The lines as JSON.
     #[arg(long)]
     pub json: bool,
+/// `meterd verify`.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The node's settings.
+    #[arg(long, value_name = "FILE", env = "METERD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The node's data folder, where it is not that of the settings.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Do not compare with ClickHouse.
+    #[arg(long)]
+    pub without_clickhouse: bool,
+    /// Worker threads of the dataflow, 0 for one a core. Results do not depend on it.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub workers: u16,
+}
+
+/// `meterd backup`.
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// The node's settings.
+    #[arg(long, value_name = "FILE", env = "METERD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The node's data folder, where it is not that of the settings.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The backup's folder: new, or an earlier backup of the same node.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Put the master key into the backup; whoever has both can read the meters' keys.
+    #[arg(long)]
+    pub with_master_key: bool,
+}
+
+/// `meterd restore`.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The backup's folder.
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The data folder to make; it must not hold anything.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// The master key, where the backup does not hold it.
+    #[arg(long, value_name = "FILE")]
+    pub master_key: Option<PathBuf>,
+    /// Replay the log afterwards and hold the books against the registry.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// `meterd prove`.
+#[derive(Args, Debug)]
+pub struct Prove {
+    /// How many stories.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub seeds: u64,
+    /// How long at most.
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u32>,
+    /// The first seed.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub first_seed: u64,
+    /// One story only; what follows changes it.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Homes.
+    #[arg(long, requires = "seed", value_parser = clap::value_parser!(u32).range(1..=900))]
+    pub meters: Option<u32>,
+    /// Days.
+    #[arg(long, requires = "seed", value_parser = clap::value_parser!(u32).range(1..=400))]
+    pub days: Option<u32>,
+    /// Worker threads of the dataflow.
+    #[arg(long, requires = "seed", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// Kinds of faults, or `none`.
+    #[arg(long, requires = "seed", value_delimiter = ',')]
+    pub faults: Option<Vec<FaultArg>>,
+}
+
+/// A kind of fault, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultArg(pub Option<Fault>);
+
+impl std::str::FromStr for FaultArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            Ok(Self(None))
+        } else {
+            Fault::from_str(text, true).map(|fault| Self(Some(fault)))
+        }
+    }
 }
 
 /// `meterd demo`.

@@ -81,6 +81,8 @@ pub struct Settings {
     pub ingest: Ingest,
     /// The durable log.
     pub log: Log,
+    /// Old segments of the log.
+    pub archive: Archive,
     /// The dataflow.
     pub books: Books,
     /// Where rows go.
@@ -149,6 +151,16 @@ pub struct Log {
     pub commit_entries_max: u32,
     /// Bytes of a commit.
     pub commit_bytes_max: u32,
+}
+
+/// Section `[archive]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    /// Where ended segments of the log are copied, relative to the data folder; empty for nowhere.
+    pub folder: PathBuf,
+    /// Segments kept there, 0 for all.
+    pub segments_max: u32,
 }
 
 /// Section `[books]`.

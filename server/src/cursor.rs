@@ -1,16 +1,16 @@
 //! The sink's place in the spool, on disk: what ClickHouse has, and the block under way.
 //!
-//! Written by rename, without a sync: after a power cut an older place may come back, and the
-//! blocks since then are sent again, which changes nothing.
+//! Synced and renamed, the folder too: the spool is given up below the place, so that after a power
+//! cut no older place may come back.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use meter::Seq;
 
 /// A place.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Place {
     /// ClickHouse has the effects of all entries below this.
     pub next: Seq,
@@ -65,8 +65,12 @@ impl Cursor {
     /// The file cannot be written; the old place stands.
     pub fn save(&self, place: Place) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
-        fs::write(&fresh, format!("{} {}\n", place.next.0, place.intent.0))?;
-        fs::rename(&fresh, &self.path)
+        let mut file = File::create(&fresh)?;
+        writeln!(file, "{} {}", place.next.0, place.intent.0)?;
+        file.sync_data()?;
+        fs::rename(&fresh, &self.path)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 

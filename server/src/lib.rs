@@ -11,6 +11,8 @@ pub mod config;
 
 pub mod node;
 
+pub mod archive;
+pub mod backup;
 pub mod books;
 pub mod commands;
 pub mod cursor;
@@ -29,10 +31,12 @@ pub mod demo;
 pub mod explain;
 pub mod http;
 pub mod logs;
+pub mod prove;
 pub mod simulate;
 pub mod storage_cli;
 pub mod sts;
 pub mod vend;
+pub mod verify;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{decode, demo, explain, logs, node, simulate, storage_cli, sts, vend};
+use server::{backup, decode, demo, explain, logs, node, prove, simulate, storage_cli, sts, vend, verify};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -23,6 +23,10 @@ fn main() -> ExitCode {
         Command::Sts(command) => sts::run(&command),
         Command::Vend(args) => vend::run(&args),
         Command::Storage(command) => storage_cli::run(&command),
+        Command::Verify(options) => verify::run(&options),
+        Command::Prove(options) => prove::run(&options),
+        Command::Backup(options) => backup::run(&options),
+        Command::Restore(options) => backup::restore(&options),
         Command::CheckConfig { file } => node::check_config(&file),
         Command::Engine => return engine(),
     };

@@ -3,7 +3,7 @@
 pub(crate) mod clickhouse;
 mod devices;
 pub(crate) mod dimensions;
-mod open;
+pub(crate) mod open;
 mod report;
 mod secrets;
 mod web;
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use crate::archive::Keeper;
 use crate::books::{Books, BooksError};
 use crate::cli::Serve;
 use crate::clock::{self, Now};
@@ -140,6 +141,8 @@ async fn stop_signal() -> anyhow::Result<()> {
 type BooksThread = JoinHandle<Result<(), BooksError>>;
 type LogThread = JoinHandle<Result<(), storage::log::Error>>;
 
+type ArchiveThread = (crossbeam_channel::Sender<()>, JoinHandle<()>);
+
 /// A running node.
 struct Node {
     ingest: ingest::Running,
@@ -149,6 +152,7 @@ struct Node {
     tasks: JoinSet<()>,
     web: web::Web,
     sink: clickhouse::SinkTask,
+    archive: Option<ArchiveThread>,
     engine: Option<storage::engine::Supervisor>,
     stop: watch::Sender<bool>,
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
@@ -210,6 +214,7 @@ impl Node {
             });
         }
 
+        let archive = opened.keeper.map(spawn_archive).transpose()?;
         let ingest = socket_tier.spawn()?;
         let report = report::Report {
             ingest: ingest.meters(),
@@ -232,7 +237,7 @@ impl Node {
             now,
         };
         let web = web::start(settings, handles, stopped).await?;
-        Ok(Self { ingest, log, books, tasks, web, sink, engine, stop, failures })
+        Ok(Self { ingest, log, books, tasks, web, sink, archive, engine, stop, failures })
     }
 
     /// Says where the node listens and what the system granted.
@@ -268,6 +273,11 @@ impl Node {
         let (log, books) = (self.log, self.books);
         let (log, books) = tokio::task::spawn_blocking(move || (log.join(), books.join())).await?;
         self.sink.stop().await;
+        if let Some((stop, thread)) = self.archive {
+            drop(stop);
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
+            ended.map_err(|_| anyhow!("the archive's thread broke"))?;
+        }
         if let Some(engine) = self.engine {
             engine.stop().await;
         }
@@ -376,6 +386,16 @@ fn spawn_books(
     fail: mpsc::UnboundedSender<anyhow::Error>,
 ) -> anyhow::Result<BooksThread> {
     spawn_thread("books", move || books.run(&input.committed, &input.groups), fail)
+}
+
+/// Spawns the archive's thread; dropping the sender stops it.
+fn spawn_archive(keeper: Keeper) -> anyhow::Result<ArchiveThread> {
+    let (stop, stopped) = bounded(0);
+    let thread = std::thread::Builder::new()
+        .name("archive".to_owned())
+        .spawn(move || keeper.run(&stopped))
+        .context("cannot start the thread \"archive\"")?;
+    Ok((stop, thread))
 }
 
 /// Spawns a thread that the node cannot do without: its failure stops the node.

@@ -64,7 +64,7 @@ impl Progress {
         Seq(self.0.load(Ordering::Acquire))
     }
 
-    fn advance(&self, next: Seq) {
+    pub(crate) fn advance(&self, next: Seq) {
         self.0.store(next.0, Ordering::Release);
     }
 }

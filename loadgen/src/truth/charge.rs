@@ -105,6 +105,19 @@ impl Tariff {
         from: UnixSeconds,
         through: UnixSeconds,
     ) -> BTreeMap<UnixSeconds, Money> {
+        let lines = self.standing_lines(from, through).into_iter();
+        lines
+            .map(|(at, [day, month])| (at, Money::from_ticks(day.ticks() + month.ticks())))
+            .collect()
+    }
+
+    /// The same by line: of the day, and of the month.
+    #[must_use]
+    pub fn standing_lines(
+        &self,
+        from: UnixSeconds,
+        through: UnixSeconds,
+    ) -> BTreeMap<UnixSeconds, [Money; 2]> {
         let mut due = BTreeMap::new();
         let mut day = self.calendar.local(from).date;
         while self.calendar.day_start(day) <= through {
@@ -112,24 +125,45 @@ impl Tariff {
             if start >= from {
                 let (_, version) = self.version(start);
                 let is_first = day == day.first_of_month();
-                let month = if is_first { version.standing_per_month.ticks() } else { 0 };
-                let ticks = version.standing_per_day.ticks() + month;
-                due.insert(start, Money::from_ticks(ticks));
+                let month = if is_first { version.standing_per_month } else { Money::ZERO };
+                due.insert(start, [version.standing_per_day, month]);
             }
             day = day.next();
         }
         due
     }
 
+    /// Energy × the price of its rate, without block adders.
+    ///
+    /// # Panics
+    /// When no version is in force, or the cost leaves 63 bits of ticks.
+    #[must_use]
+    pub fn plain_cost(&self, start: UnixSeconds, wh: u64) -> i64 {
+        let slot = self.slot(start);
+        let price = self.versions[&slot.version].prices[usize::from(slot.rate) - 1].e4();
+        price * i64::try_from(wh).expect("energy of a quarter hour fits")
+    }
+
     /// What a purchase adds to the balance: paid − fee − tax, each rounded half-even to 0.01.
     #[must_use]
     pub fn credit(&self, paid: Money, at: UnixSeconds) -> Money {
+        let net: i64 = self.lines(paid, at).iter().map(|line| line.ticks()).sum();
+        Money::from_ticks(net)
+    }
+
+    /// The lines of a purchase: what is paid, then fee and tax as they are taken.
+    ///
+    /// # Panics
+    /// When no version is in force.
+    #[must_use]
+    pub fn lines(&self, paid: Money, at: UnixSeconds) -> [Money; 3] {
         let (_, version) = self.version(at);
         let tax_e4 = i128::from(paid.ticks()) * i128::from(version.tax_bp);
         let tax = half_even(tax_e4, 10_000 * 100_000) * 100_000;
         let fee = half_even(i128::from(version.fee.ticks()), 100_000) * 100_000;
-        let net = i128::from(paid.ticks()) - tax - fee;
-        Money::from_ticks(i64::try_from(net).expect("a purchase fits"))
+        let taken =
+            |ticks: i128| Money::from_ticks(i64::try_from(-ticks).expect("a purchase fits"));
+        [paid, taken(fee), taken(tax)]
     }
 }
 

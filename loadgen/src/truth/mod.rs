@@ -5,11 +5,13 @@
 //! and meant to be read beside the domain rules.
 
 mod account;
+mod book;
 mod charge;
 mod energy;
 mod loss;
 
 pub use account::{AccountTruth, Credit, Step};
+pub use book::{AccountEnd, Book, IntervalEnd};
 pub use charge::{Charge, Slot, Tariff};
 pub use energy::{IntervalTruth, Piece, intervals, pieces};
 pub use loss::{LossTruth, losses};

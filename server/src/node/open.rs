@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::archive::{self, Keeper, Retire};
 use crate::books::{Books, Cadence, LastSnapshot, SECTION_BOOKS, SECTION_RECALLS, SECTION_VIEWS};
 use crate::clock;
 use crate::config::Settings;
@@ -23,7 +24,7 @@ use crate::spool::Spool;
 use crate::views::{Readers, Views};
 
 /// Alarms that may be on at a time.
-const ALARMS_MAX: usize = 1_000_000;
+pub(crate) const ALARMS_MAX: usize = 1_000_000;
 /// Retired segments kept for use again.
 const SPARES_MAX: usize = 4;
 
@@ -34,6 +35,7 @@ pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) windows: Windows,
     pub(super) sink: SinkPlace,
+    pub(super) keeper: Option<Keeper>,
 }
 
 /// Where the sink goes on.
@@ -70,7 +72,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         .context("cannot open the snapshots' folder")?;
     let snapshots = Snapshots::new(Arc::new(disk));
     let (mut views, readers) = Views::new(ALARMS_MAX);
-    let Restored { engine, next, unanswered } = restore(settings, &snapshots, &mut views)?;
+    let Restored { engine, next, unanswered } = restore(workers(settings), &snapshots, &mut views)?;
 
     let cursor = Cursor::new(folder);
     let place = cursor.load().context("cannot read the sink's cursor")?;
@@ -82,6 +84,8 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         progress: Arc::clone(&progress),
         spool: spool.progress(),
     };
+    let retire = Retire::new(log.progress(), archived_at_start(settings));
+    let keeper = Keeper::open(settings, log.disk(), &retire)?;
     let mut books = Books {
         engine,
         next,
@@ -93,7 +97,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         unanswered: unanswered.into_iter().map(|recall| (recall.meter, recall)).collect(),
         applied: outlets.applied,
         sunk: progress,
-        log: log.progress(),
+        retire,
         cadence: Cadence {
             entries: settings.node.snapshot_entries,
             age: Duration::from_secs(settings.node.snapshot_s),
@@ -103,23 +107,28 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
     };
     books.replay(log.read_from(next))?;
     let windows = books.engine.windows();
-    Ok(Opened { log, books, readers, windows, sink })
+    Ok(Opened { log, books, readers, windows, sink, keeper })
+}
+
+/// With an archive nothing is given up before the archive's thread has looked.
+fn archived_at_start(settings: &Settings) -> Seq {
+    if archive::folder(settings).is_some() { Seq(0) } else { Seq(u64::MAX) }
 }
 
 /// The dataflow as of a snapshot.
-struct Restored {
-    engine: Engine,
-    next: Seq,
-    unanswered: Vec<Recall>,
+pub(crate) struct Restored {
+    pub(crate) engine: Engine,
+    pub(crate) next: Seq,
+    pub(crate) unanswered: Vec<Recall>,
 }
 
 /// The dataflow and the views as of the newest good snapshot, or empty.
-fn restore(
-    settings: &Settings,
+pub(crate) fn restore(
+    workers: usize,
     snapshots: &Snapshots,
     views: &mut Views,
 ) -> anyhow::Result<Restored> {
-    let config = dataflow::Config { workers: workers(settings) };
+    let config = dataflow::Config { workers };
     let Some(loaded) = snapshots.load()? else {
         let engine = Engine::start(&config, None)?;
         return Ok(Restored { engine, next: Seq(1), unanswered: Vec::new() });

@@ -524,11 +524,19 @@ impl History {
         self.rows(query).await
     }
 
-    fn query(&self, sql: &str) -> Query {
+    pub(super) fn query(&self, sql: &str) -> Query {
         self.client.query(sql)
     }
 
-    async fn rows<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>, ClickhouseError> {
+    /// The database as it stands in a statement.
+    pub(super) fn database_name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) async fn rows<T: RowOwned + RowRead>(
+        &self,
+        query: Query,
+    ) -> Result<Vec<T>, ClickhouseError> {
         query.fetch_all().await.map_err(|error| ClickhouseError::from_client(&self.url, error))
     }
 }

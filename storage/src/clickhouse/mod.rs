@@ -9,6 +9,7 @@
 //! save the server the work where it knows them. So a batch may be sent twice, never lost: the
 //! log is the backlog, and its cursor moves only after [`Sink::send`] returned.
 
+mod audit;
 mod batch;
 mod history;
 mod native;
@@ -19,6 +20,7 @@ mod schema;
 mod sink;
 mod version;
 
+pub use audit::LedgerSum;
 pub use batch::{BATCH_ROWS_MAX, Batch, Collector};
 pub use history::{
     AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint,

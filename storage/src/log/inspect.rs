@@ -1,4 +1,5 @@
-//! Looking at a log that may be in use or damaged, without changing it: `meterd log dump|verify`.
+//! Looking at a log that may be in use or damaged, without changing it: `meterd log dump|verify`,
+//! `meterd verify`.
 
 use std::ops::Range;
 
@@ -77,7 +78,14 @@ impl<'a> Batches<'a> {
             match following {
                 Some(_) if ended => {}
                 Some(_) => return Err(scan.damaged(fault)),
-                None => self.torn = find_tail(scan)?.torn,
+                None => match find_tail(scan) {
+                    Ok(tail) => self.torn = tail.torn,
+                    // A writer may have gone on meanwhile: then the batch is there now.
+                    Err(damage) => match scan.batch(Payload::Check)? {
+                        Ok(_) => continue,
+                        Err(_) => return Err(damage),
+                    },
+                },
             }
             self.go_on();
         }

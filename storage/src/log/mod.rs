@@ -15,10 +15,12 @@
 //! first.
 
 mod buffer;
+mod copy;
 mod disk;
 mod error;
 mod format;
 mod inspect;
+mod layers;
 mod reader;
 mod recover;
 mod scan;
@@ -27,13 +29,16 @@ pub mod sim;
 mod stock;
 mod writer;
 
+pub use copy::{SegmentCopy, copy_segment, segments};
 pub use disk::{Directory, Disk, DiskFile, WritePath};
 pub use error::Error;
 pub use format::{BatchHeader, SegmentHeader};
 pub use inspect::{BatchInfo, Batches, Report, verify};
+pub use layers::Layers;
 pub use meter::Seq;
 pub use reader::{Batch, Reader};
 pub use recover::{Recovery, TornTail};
+pub use scan::segment_name;
 pub use segment_log::{NewBatch, Progress, SegmentLog};
 pub use writer::{
     Committed, Durable, Origin, Outcome, Payload, Refusal, Submission, Writer, WriterConfig,

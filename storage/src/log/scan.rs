@@ -13,7 +13,8 @@ use super::format::{BATCH_HEADER, BLOCK, BatchHeader, HeaderFault, SegmentHeader
 const READ_AHEAD: usize = 1 << 20;
 
 /// The name of the segment that begins with this entry.
-pub(crate) fn segment_name(first: Seq) -> String {
+#[must_use]
+pub fn segment_name(first: Seq) -> String {
     format!("seg-{:020}.log", first.0)
 }
 

@@ -68,7 +68,8 @@ impl Progress {
         self.retire_below.fetch_max(below.0, Ordering::Relaxed);
     }
 
-    pub(crate) fn retire_requested(&self) -> Seq {
+    /// What was asked for.
+    pub fn retire_requested(&self) -> Seq {
         Seq(self.retire_below.load(Ordering::Relaxed))
     }
 }

@@ -34,6 +34,7 @@ pub struct SimDisk(Arc<Mutex<State>>);
 struct State {
     faults: Faults,
     operations: u64,
+    failed: bool,
     power: Power,
     /// Rises with each restart; files opened before no longer work.
     session: u64,
@@ -97,6 +98,18 @@ impl SimDisk {
         self.state().faults = faults;
     }
 
+    /// Whether the power has failed and is not back.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state().power == Power::Off
+    }
+
+    /// Whether anything went wrong since the last restart.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state().failed
+    }
+
     /// Operations so far that changed the disk, or tried to.
     #[must_use]
     pub fn operations(&self) -> u64 {
@@ -108,6 +121,7 @@ impl SimDisk {
         let mut state = self.state();
         state.session += 1;
         state.locked = false;
+        state.failed = false;
         state.faults = Faults::default();
     }
 
@@ -208,9 +222,11 @@ impl State {
         self.operations += 1;
         if self.faults.power_fails_at == Some(operation) {
             self.power = Power::Off;
+            self.failed = true;
             return Err(io::Error::other("the power fails"));
         }
         if self.faults.io_error_at == Some(operation) && fallible == Fallible::Yes {
+            self.failed = true;
             return Err(io::Error::other("input/output error"));
         }
         Ok(())
@@ -388,6 +404,7 @@ impl DiskFile for SimFile {
             let grown = (offset + bytes.len()).saturating_sub(state.files[self.inode].cache.len());
             let used = state.used_bytes() + grown as u64;
             if grown > 0 && state.faults.capacity_bytes.is_some_and(|capacity| used > capacity) {
+                state.failed = true;
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
