@@ -25,7 +25,9 @@ use crate::cli::Prove;
 use crate::clock;
 
 /// Stories told while a failure is made smaller.
-const SHRINKS_MAX: u32 = 300;
+const SHRINKS_MAX: u32 = 100;
+/// How long that may take.
+const SHRINK: Duration = Duration::from_secs(60);
 
 /// What a campaign came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,10 +153,10 @@ fn tell(options: &Options) -> anyhow::Result<(u64, u64)> {
 /// Leaves out of the story whatever can be left out while it still fails.
 fn shrink(told: Options, reason: anyhow::Error) -> Failure {
     let mut smallest = (told.clone(), None);
-    let mut left = SHRINKS_MAX;
+    let (mut left, began) = (SHRINKS_MAX, clock::instant());
     'smaller: loop {
         for candidate in smallest.0.smaller() {
-            if left == 0 {
+            if left == 0 || began.elapsed() > SHRINK {
                 break 'smaller;
             }
             left -= 1;

@@ -29,7 +29,6 @@ pub(crate) fn meterd() -> Command {
 
 /// A demonstration under way.
 pub(crate) struct Demo {
-    pub(crate) folder: PathBuf,
     json: PathBuf,
     child: Child,
 }
@@ -46,7 +45,7 @@ impl Demo {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { folder: folder.to_owned(), json, child }
+        Self { json, child }
     }
 
     /// What the demonstration says of itself so far: addresses, token, process.
@@ -105,16 +104,6 @@ pub(crate) fn said(output: &Output) -> String {
 /// Between two looks at another process, which tells of itself by files only.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(50));
-}
-
-/// A request, again and again until it is answered with 2xx or `tries` are over.
-pub(crate) fn request(
-    runtime: &tokio::runtime::Runtime,
-    address: SocketAddr,
-    call: &server::http::Call<'_>,
-) -> Result<Value, server::http::HttpError> {
-    let answer = runtime.block_on(server::http::send(address, call.clone()))?;
-    Ok(serde_json::from_slice(&answer).unwrap())
 }
 
 /// Address and token of the API in a report.
