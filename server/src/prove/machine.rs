@@ -97,6 +97,7 @@ impl Machine {
             snapshots,
             views,
             recalls,
+            orders: mpsc::unbounded_channel().0,
             unanswered: unanswered.into_iter().map(|recall| (recall.meter, recall)).collect(),
             applied,
             sunk: Arc::clone(&sunk),
