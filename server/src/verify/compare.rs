@@ -205,7 +205,9 @@ fn differs_from_registry(tally: &Tally, rows: &[MoneyRow]) -> Option<Difference>
                 (row.adjustments, row.adjusted_ticks),
             ),
         ] {
-            if ours != theirs {
+            // People book adjustments in other ways too, which the registry keeps as acts.
+            let is_more = kind == LedgerKind::Adjustment && ours.0 > theirs.0;
+            if ours != theirs && !is_more {
                 let what = sums("the registry", kind, ours, theirs);
                 return Some(Difference { account: Some(account), what });
             }

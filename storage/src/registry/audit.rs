@@ -89,9 +89,13 @@ impl Audit {
     pub async fn money(&mut self, through: OutboxId) -> Result<Vec<MoneyRow>, RegistryError> {
         let rows = sqlx::query(
             "SELECT a.id, \
-             (SELECT COUNT(*) FROM purchase p WHERE p.account = a.id AND p.outbox <= $1), \
+             (SELECT COUNT(*) FROM purchase p WHERE p.account = a.id AND p.outbox <= $1) + \
+             (SELECT COUNT(*) FROM sale s WHERE s.account = a.id AND s.kind = 'purchase' \
+              AND s.outbox <= $1), \
              (SELECT COALESCE(SUM(paid), 0) FROM purchase p \
-              WHERE p.account = a.id AND p.outbox <= $1), \
+              WHERE p.account = a.id AND p.outbox <= $1) + \
+             (SELECT COALESCE(SUM(paid), 0) FROM sale s WHERE s.account = a.id \
+              AND s.kind = 'purchase' AND s.outbox <= $1), \
              (SELECT COUNT(*) FROM adjustment d WHERE d.account = a.id AND d.outbox <= $1), \
              (SELECT COALESCE(SUM(amount), 0) FROM adjustment d \
               WHERE d.account = a.id AND d.outbox <= $1) \
