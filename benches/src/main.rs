@@ -153,6 +153,8 @@ fn purchases(seconds: u64) -> Result<Vec<Value>, Box<dyn Error>> {
             "must": 0.8, "aim": Value::Null, "runs": 3,
         }),
     ])
+}
+
 /// The whole log through `meterd verify`'s replay, two workers.
 fn replayed(readings: usize) -> Result<Value, Box<dyn Error>> {
     say(&format!("verify, a log of {readings} readings of W1 replayed with two workers"));
