@@ -203,12 +203,13 @@ impl std::fmt::Display for Campaign {
 mod tests {
     use super::*;
 
-    /// As many stories as fit a test; `make soak` tells them for hours.
+    /// One story with every fault off, told twice: it holds, and is the same.
     #[test]
-    fn stories_hold() {
-        let done = campaign(1, 400, Some(Duration::from_secs(20)));
-        let done = done.unwrap_or_else(|failure| panic!("{failure:#?}"));
-        assert!(done.seeds > 0);
-        assert!(done.acknowledged > 0);
+    fn a_story_is_the_same_each_time() {
+        let faults = std::collections::BTreeSet::new();
+        let story = Options { meters: 2, days: 3, workers: 1, faults, ..Options::derive(5) };
+        let first = tell(&story).unwrap();
+        assert!(first.1 > 0);
+        assert_eq!(first, tell(&story).unwrap());
     }
 }
