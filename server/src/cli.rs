@@ -92,6 +92,8 @@ pub struct Explain {
     /// The lines as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
 /// `meterd verify`.
 #[derive(Args, Debug)]
 pub struct Verify {

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::{Cli, Command};
-use server::{backup, decode, demo, explain, logs, node, prove, simulate, storage_cli, sts, vend, verify};
+use server::{
+    backup, decode, demo, explain, logs, node, prove, simulate, storage_cli, sts, vend, verify,
+};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
