@@ -124,7 +124,7 @@ impl Cosem {
         written(|writer| answer.write(writer)).map(Asked::answer)
     }
 
-    fn release(&mut self, apdu: &[u8], identity: &mut Identity) -> Option<Asked> {
+    fn release(&mut self, apdu: &[u8], identity: &Identity) -> Option<Asked> {
         let request = Association::parse(apdu).ok()?;
         let client = self.client.as_mut()?;
         let counter = initiated(request.user_information?, client.title, identity)?;
@@ -153,15 +153,14 @@ impl Cosem {
         let plain = header.open(apdu, title.0, identity.keys()).ok()?;
         client.floor = header.invocation_counter;
         let (mut switch, mut buf) = (None, [0; 64]);
-        let response = match Service::parse(plain).ok()? {
-            Service::ActionRequest { invoke, method, parameter } => {
-                self.act(invoke, method, parameter, identity, now_s, &mut switch, &mut buf)
-            }
-            Service::GetRequest { invoke, attribute, .. } => {
-                let result = self.get(attribute, relay, &mut buf);
-                Service::GetResponse { invoke, result }
-            }
-            _ => return None,
+        let asked = Service::parse(plain).ok()?;
+        let response = if let Service::ActionRequest { invoke, method, parameter } = asked {
+            self.act(invoke, method, parameter, identity, now_s, &mut switch, &mut buf)
+        } else if let Service::GetRequest { invoke, attribute, .. } = asked {
+            let result = self.get(attribute, relay, &mut buf);
+            Service::GetResponse { invoke, result }
+        } else {
+            return None;
         };
         self.changes += u32::from(switch.is_some());
         let plain = written(|writer| response.write(writer))?;
@@ -270,10 +269,22 @@ impl Asked {
 /// The status code of the token gateway for an STS result.
 const fn status(result: ResultCode) -> u8 {
     match result {
-        _ if result.is_accepted() => 3,
+        ResultCode::Accept
+        | ResultCode::FirstKct
+        | ResultCode::SecondKct
+        | ResultCode::ThirdKct
+        | ResultCode::FourthKct => 3,
         ResultCode::Format => 4,
         ResultCode::Crc | ResultCode::MfrCode => 5,
+        ResultCode::KeyType
+        | ResultCode::Range
+        | ResultCode::Function
+        | ResultCode::Old
+        | ResultCode::Used
+        | ResultCode::KeyExpired
+        | ResultCode::Ddtk => 6,
         ResultCode::Overflow | ResultCode::Lockout => 7,
+        // A code that this meter does not know yet.
         _ => 6,
     }
 }

@@ -367,13 +367,15 @@ impl OrderId {
     /// The account.
     #[must_use]
     pub const fn account(self) -> AccountId {
-        AccountId((self.0 >> 32) as u32)
+        let [a, b, c, d, ..] = self.0.to_be_bytes();
+        AccountId(u32::from_be_bytes([a, b, c, d]))
     }
 
     /// The orders of an account are numbered from 1.
     #[must_use]
     pub const fn number(self) -> u32 {
-        self.0 as u32
+        let [.., a, b, c, d] = self.0.to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
     }
 }
 

@@ -204,15 +204,8 @@ impl Node {
             Arc::clone(&opened.sink.progress),
         );
         let sink = clickhouse::SinkTask::spawn(settings, pump, &registry, stopped.clone(), fail)?;
-        {
-            let (history, sunk) = (sink.opening(), Arc::clone(&opened.sink.progress));
-            let journal = Arc::clone(&journal);
-            tasks.spawn(async move {
-                if let Some(history) = history.wait().await {
-                    recall::run(questions, history, journal, sunk).await;
-                }
-            });
-        }
+        let (history, sunk) = (sink.opening().wait(), Arc::clone(&opened.sink.progress));
+        tasks.spawn(recall::run(questions, history, Arc::clone(&journal), sunk));
 
         let archive = opened.keeper.map(spawn_archive).transpose()?;
         let ingest = socket_tier.spawn()?;

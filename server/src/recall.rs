@@ -23,13 +23,14 @@ const IN_FLIGHT_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Answers recalls until the books or the log stop.
+/// Answers recalls, as soon as ClickHouse is reached, until the books or the log stop.
 pub async fn run(
     mut questions: UnboundedReceiver<Recall>,
-    history: History,
+    history: impl Future<Output = Option<History>>,
     journal: Arc<Journal>,
     sunk: Arc<Progress>,
 ) {
+    let Some(history) = history.await else { return };
     let mut answers = JoinSet::new();
     loop {
         tokio::select! {

@@ -79,7 +79,8 @@ impl Node {
     fn dispatch(&mut self) -> tokio::task::JoinHandle<()> {
         let (tell, told) = mpsc::unbounded_channel();
         self.tell = tell;
-        let relays: Arc<dyn Relays> = self.relay.clone();
+        let relay = Arc::clone(&self.relay);
+        let relays: Arc<dyn Relays> = relay;
         // Each look at the clock takes a second.
         let seconds = AtomicU32::new(0);
         let now: server::clock::Now =

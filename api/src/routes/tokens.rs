@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use meter::{MeterId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use storage::registry::{
-    CensusRow, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenMeter, TokenOrderRow,
+    CensusRow, Issue, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenMeter, TokenOrderRow,
 };
 use sts::{CreditRegister, Drn, ExtendedSetting, Management, MeterPan, Order, Rnd, TransferAmount};
 use utoipa::ToSchema;
@@ -409,8 +409,7 @@ async fn decide_order(
 ) -> Answer<Json<TokenOrderView>> {
     let now = app.now();
     let issue = |meter: &TokenMeter, action: &str| app.engineering(meter, action, now);
-    let approve: Option<&(dyn Fn(&TokenMeter, &str) -> Result<IssuedTokens, Refusal> + Sync)> =
-        if new.approve { Some(&issue) } else { None };
+    let approve: Option<&Issue<'_>> = if new.approve { Some(&issue) } else { None };
     let order = app.node.registry.decide_token(id, approve, caller.token, now).await?;
     Ok(Json(TokenOrderView::of(order, caller)?))
 }

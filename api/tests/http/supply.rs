@@ -13,82 +13,79 @@ async fn check(node: &TestNode, method: &str, path: &str, body: &str, want: (u16
     reply.json()
 }
 
+/// Method, path and body of what is refused, and its code.
+const REFUSED: [(&str, &str, &str, &str); 13] = [
+    ("POST", "/v1/accounts/9/debts", r#"{"amount":"1","share_bp":1,"reason":"x"}"#, "not_found"),
+    ("POST", "/v1/accounts/1/emergency-credit", "{}", "emergency_not_offered"),
+    (
+        "POST",
+        "/v1/accounts/1/debts",
+        r#"{"amount":"-1","share_bp":1,"reason":"x"}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/debts",
+        r#"{"amount":"1","share_bp":0,"reason":"x"}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/bookings",
+        r#"{"kind":"energy","amount":"1","reason":"x"}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/bookings",
+        r#"{"kind":"adjustment","amount":"0","reason":"x"}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/mode-switches",
+        r#"{"mode":"postpaid","from":"2020-01-01"}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/mode-switches",
+        r#"{"mode":"prepaid","from":"2099-01-01"}"#,
+        "mode_unchanged",
+    ),
+    (
+        "POST",
+        "/v1/accounts/1/replacement",
+        r#"{"old":1,"end_wh":1,"new":2,"start_wh":0}"#,
+        "not_found",
+    ),
+    ("PUT", "/v1/accounts/1/supply", r#"{"friendly":7}"#, "not_found"),
+    (
+        "PUT",
+        "/v1/supply-policy",
+        r#"{"cutting":true,"order_s_max":1,"attempts_max":1,"retry_s":1,"stagger_s":1}"#,
+        "invalid_field",
+    ),
+    (
+        "POST",
+        "/v1/friendly-calendars",
+        r#"{"code":"f","week":[[],[],[],[],[],[]]}"#,
+        "calendar_gap",
+    ),
+    (
+        "POST",
+        "/v1/friendly-calendars",
+        r#"{"code":"f","week":[[],[],[],[],[],[],[{"from":9,"to":9}]]}"#,
+        "calendar_gap",
+    ),
+];
+
 #[tokio::test]
 async fn acts_are_on_record_and_bad_ones_leave_no_trace() {
     let node = TestNode::start().await;
     node.with_account().await;
     let put = r#"{"protected":true,"emergency_credit":"10","emergency_below":"2"}"#;
-    let cases = [
-        (
-            "POST",
-            "/v1/accounts/9/debts",
-            r#"{"amount":"1","share_bp":1,"reason":"x"}"#,
-            "not_found",
-        ),
-        ("POST", "/v1/accounts/1/emergency-credit", "{}", "emergency_not_offered"),
-        (
-            "POST",
-            "/v1/accounts/1/debts",
-            r#"{"amount":"-1","share_bp":1,"reason":"x"}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/debts",
-            r#"{"amount":"1","share_bp":0,"reason":"x"}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/bookings",
-            r#"{"kind":"energy","amount":"1","reason":"x"}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/bookings",
-            r#"{"kind":"adjustment","amount":"0","reason":"x"}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/mode-switches",
-            r#"{"mode":"postpaid","from":"2020-01-01"}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/mode-switches",
-            r#"{"mode":"prepaid","from":"2099-01-01"}"#,
-            "mode_unchanged",
-        ),
-        (
-            "POST",
-            "/v1/accounts/1/replacement",
-            r#"{"old":1,"end_wh":1,"new":2,"start_wh":0}"#,
-            "not_found",
-        ),
-        ("PUT", "/v1/accounts/1/supply", r#"{"friendly":7}"#, "not_found"),
-        (
-            "PUT",
-            "/v1/supply-policy",
-            r#"{"cutting":true,"order_s_max":1,"attempts_max":1,"retry_s":1,"stagger_s":1}"#,
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/friendly-calendars",
-            r#"{"code":"f","week":[[],[],[],[],[],[]]}"#,
-            "calendar_gap",
-        ),
-        (
-            "POST",
-            "/v1/friendly-calendars",
-            r#"{"code":"f","week":[[],[],[],[],[],[],[{"from":9,"to":9}]]}"#,
-            "calendar_gap",
-        ),
-    ];
-    for (method, path, body, code) in cases {
+    for (method, path, body, code) in REFUSED {
         let reply = node.call(method, path, body).await;
         assert_eq!(reply.code(), code, "{method} {path} {body}: {reply:?}");
     }

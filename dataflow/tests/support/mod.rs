@@ -284,8 +284,9 @@ impl End {
             let counted = if *kind == LedgerKind::Correction { LedgerKind::Energy } else { *kind };
             *end.sums.entry((*account, counted)).or_default() += amount.ticks();
             *sides.entry(kind.contra()).or_default() -= i128::from(amount.ticks());
-            let (last, stood) =
-                movements.entry(*account).or_insert((number - 1, balance.ticks() - amount.ticks()));
+            let (last, stood) = movements
+                .entry(*account)
+                .or_insert_with(|| (number - 1, balance.ticks() - amount.ticks()));
             (*last, *stood) = (*last + 1, *stood + amount.ticks());
             assert_eq!((*last, *stood), (*number, balance.ticks()), "no hole, and Σ = balance");
         }

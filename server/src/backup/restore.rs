@@ -152,6 +152,6 @@ fn place(
     fs::rename(&fresh, data_dir)
         .with_context(|| format!("cannot rename {} to {}", fresh.display(), data_dir.display()))?;
     let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    fs::File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
     Ok(())
 }

@@ -228,9 +228,9 @@ mod tests {
                 ended.store.ledger.remove(&key);
             }),
             ("a purchase twice", |ended| {
-                let rows = ended.store.ledger.values();
+                let mut rows = ended.store.ledger.values();
                 let row = *rows.clone().find(|row| row.kind == LedgerKind::Purchase).unwrap();
-                let last = *rows.filter(|other| other.account == row.account).next_back().unwrap();
+                let last = *rows.rfind(|other| other.account == row.account).unwrap();
                 let number = last.number + 1;
                 let balance = last.balance.plus(row.amount).unwrap();
                 let again = meter::LedgerRow { number, balance, ..row };

@@ -240,7 +240,7 @@ impl Stamp {
             }
             (None, None) => Tid::at(base, now.0.into())?,
         };
-        let rnd = self.rnd.unwrap_or_else(|| (now.0 & 0x0F) as u8);
+        let rnd = self.rnd.unwrap_or((now.0 & 0x0F) as u8);
         Ok((tid, Rnd::from_low_bits(rnd)))
     }
 }

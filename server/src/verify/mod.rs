@@ -75,8 +75,7 @@ pub fn verify(
     // Read before the replay: what a running node writes meanwhile lies behind these places.
     let shown = compare::Shown::load(settings)?;
     let sunk = compare::sunk(settings)?;
-    let mut look = Look::default();
-    look.state_at = shown.as_ref().map(|shown| shown.next);
+    let mut look = Look { state_at: shown.as_ref().map(|shown| shown.next), ..Look::default() };
     look.stops.extend(look.state_at);
     if !options.without_clickhouse {
         look.stops.insert(sunk);

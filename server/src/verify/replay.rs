@@ -1,6 +1,6 @@
 //! The whole log through a fresh dataflow: no snapshot, no spool, no clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -95,6 +95,8 @@ struct Run<'a> {
     /// The first entry of the group that gathers.
     first: Seq,
     group: Vec<Entry>,
+    /// Groups on their way through the dataflow.
+    submitted: VecDeque<(Seq, Arc<Vec<Entry>>)>,
     effects: Effects,
     balances: BTreeMap<AccountId, (Money, MeterId)>,
     found: Replayed,
@@ -104,8 +106,16 @@ impl<'a> Run<'a> {
     fn new(workers: usize, look: &'a Look) -> anyhow::Result<Self> {
         let engine = Engine::start(&Config { workers }, None)?;
         let found = Replayed { first: Seq(1), next: Seq(1), ..Replayed::default() };
-        let (group, effects) = (Vec::with_capacity(GROUP), Effects::default());
-        Ok(Self { look, engine, first: Seq(1), group, effects, balances: BTreeMap::new(), found })
+        Ok(Self {
+            look,
+            engine,
+            first: Seq(1),
+            group: Vec::with_capacity(GROUP),
+            submitted: VecDeque::new(),
+            effects: Effects::default(),
+            balances: BTreeMap::new(),
+            found,
+        })
     }
 
     fn next(&self) -> Seq {
@@ -130,7 +140,9 @@ impl<'a> Run<'a> {
         if !self.group.is_empty() {
             let next = self.next();
             let group = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP));
-            self.engine.submit(self.first, &Arc::new(group))?;
+            let group = Arc::new(group);
+            self.engine.submit(self.first, &group)?;
+            self.submitted.push_back((self.first, group));
             self.first = next;
         }
         while self.engine.pending() >= PENDING_MAX {
@@ -150,16 +162,19 @@ impl<'a> Run<'a> {
     fn receive(&mut self) -> anyhow::Result<()> {
         self.effects.clear();
         self.engine.receive(&mut self.effects)?;
-        for row in &self.effects.ledger {
-            if let Err(broken) = self.found.tally.enter(row) {
+        let (first, entries) =
+            self.submitted.pop_front().expect("effects are of what was handed in");
+        let rows = self.effects.rows(first, &entries);
+        for row in rows.ledger() {
+            if let Err(broken) = self.found.tally.enter(&row) {
                 self.found.broken.get_or_insert(broken);
             }
             if self.look.account == Some(row.account) {
-                self.found.movements.push(*row);
+                self.found.movements.push(row);
             }
         }
         if !self.look.stops.is_empty() {
-            for row in self.effects.balances.iter().filter(|row| row.account.is_some()) {
+            for row in rows.balances().filter(|row| row.account.is_some()) {
                 self.balances.insert(row.account, (row.balance, row.meter));
             }
         }

@@ -35,7 +35,7 @@ fn targets() -> Vec<Target> {
                 targets.push(Target {
                     panel: format!("{} / {}", board["title"], panel["title"]),
                     source: target["datasource"]["uid"].as_str().unwrap().to_owned(),
-                    text: text("rawSql").or(text("expr")).unwrap(),
+                    text: text("rawSql").or_else(|| text("expr")).unwrap(),
                 });
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use dataflow::Engine;
 use loadgen::Seed;
 use loadgen::feeder::Feeder;
-use meter::{Change, Effects, Entry, MeterRecord, Reading, Seq, UnixSeconds};
+use meter::{Change, Effects, Entry, MeterRecord, Seq, UnixSeconds};
 use storage::clickhouse::{AccountRow, Batch, Collector, MeterRow, Sink};
 use tokio::sync::watch;
 
@@ -38,34 +38,21 @@ fn make() -> Vec<Batch> {
         let mut effects = Effects::default();
         engine.process(first, &entries, &mut effects).unwrap();
         assert!(effects.recalls.is_empty(), "the week needs nothing from the store");
-        let readings = (first.0..).zip(entries.iter());
-        let mut verdicts = effects.verdicts.iter();
-        for (seq, reading) in readings.filter_map(|(seq, entry)| reading(seq, entry)) {
-            let verdict = verdicts.next().unwrap();
-            assert_eq!(verdict.seq, seq);
-            collector.reading(seq, &reading, verdict.outcome);
-        }
-        collector.effects(&effects);
+        collector.effects(&server::spool::rows(first, &entries, &effects));
         entries.iter().for_each(|entry| dimensions(entry, &mut collector));
         first = Seq(first.0 + entries.len() as u64);
     }
     collector.seal()
 }
 
-fn reading(seq: u64, entry: &Entry) -> Option<(Seq, Reading)> {
-    if let Entry::Reading(reading) = entry { Some((Seq(seq), *reading)) } else { None }
-}
-
 /// What the registry tells of meters and accounts.
 fn dimensions(entry: &Entry, collector: &mut Collector) {
     let Entry::Changes { outbox, changes } = entry else { return };
     for change in changes {
-        match change {
-            Change::Meter(record) => collector.meter(plate(*record, outbox.0)),
-            Change::Account(terms) => {
-                collector.account(AccountRow { terms: terms.clone(), rev: outbox.0 });
-            }
-            _ => {}
+        if let Change::Meter(record) = change {
+            collector.meter(plate(*record, outbox.0));
+        } else if let Change::Account(terms) = change {
+            collector.account(AccountRow { terms: terms.clone(), rev: outbox.0 });
         }
     }
 }

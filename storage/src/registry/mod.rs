@@ -67,7 +67,7 @@ pub use supply::Friendly;
 pub use tariff::{Calendar, Plan};
 pub use till::{IssuedTokens, SALES_MAX, TokenIssuer, TokenOrder};
 pub use token::{ApiRole, ApiToken, NewToken};
-pub use token_meter::{CensusRow, IssuedToken, KeySetting, TokenMeter, TokenOrderRow};
+pub use token_meter::{CensusRow, Issue, IssuedToken, KeySetting, TokenMeter, TokenOrderRow};
 
 use master::MasterKey;
 use token::TokenTable;

@@ -555,11 +555,13 @@ async fn load_accounts(
     let text = "SELECT account, body FROM act WHERE kind IN ('closing', 'switch') AND account IN ";
     for row in of(sql, text, ids).await? {
         let Some(account) = accounts.get_mut(&u32_of(&row, 0)?) else { continue };
-        match json(row.try_get(1)?)? {
-            Change::Close(closing) => account.closed_at = Some(closing.at.0),
+        let change = json(row.try_get(1)?)?;
+        if let Change::Close(closing) = &change {
+            account.closed_at = Some(closing.at.0);
+        }
+        if let Change::Switch(switch) = &change {
             // Of several switches the newest lies furthest ahead.
-            Change::Switch(switch) => account.switch_at = account.switch_at.max(Some(switch.at)),
-            _ => {}
+            account.switch_at = account.switch_at.max(Some(switch.at));
         }
     }
     let text = "SELECT account, id, left_over, share_bp, cap, month, recovered FROM debt \

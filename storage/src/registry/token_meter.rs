@@ -12,6 +12,9 @@ use super::till::IssuedTokens;
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
 
+/// Makes the tokens of an approved order, from the meter's settings and the order's action.
+pub type Issue<'a> = dyn Fn(&TokenMeter, &str) -> Result<IssuedTokens, Refusal> + Sync + 'a;
+
 /// Which key a meter holds, or is to hold.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeySetting {
@@ -145,15 +148,15 @@ impl Registry {
         .await?;
         let last_tid = last.and_then(|last| u32::try_from(last).ok());
         let meter = TokenMeter { last_tid, ..new.clone() };
-        write.put_token_meters(std::slice::from_ref(&meter)).await.map_err(
-            |error| match error {
-                RegistryError::Database(error) if is_taken(&error) => {
-                    let (kind, field) = ("token meter", "pan");
-                    Refusal::Exists { kind, field, value: new.pan.clone() }.into()
-                }
-                other => other,
-            },
-        )?;
+        write.put_token_meters(std::slice::from_ref(&meter)).await.map_err(|error| {
+            if let RegistryError::Database(cause) = &error
+                && is_taken(cause)
+            {
+                let (kind, field) = ("token meter", "pan");
+                return Refusal::Exists { kind, field, value: new.pan.clone() }.into();
+            }
+            error
+        })?;
         write.commit().await?;
         Ok(meter)
     }
@@ -273,7 +276,7 @@ impl Registry {
     pub async fn decide_token(
         &self,
         id: u32,
-        approve: Option<&(dyn Fn(&TokenMeter, &str) -> Result<IssuedTokens, Refusal> + Sync)>,
+        approve: Option<&Issue<'_>>,
         actor: u32,
         now: UnixSeconds,
     ) -> Result<TokenOrderRow, RegistryError> {

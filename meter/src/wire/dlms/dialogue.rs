@@ -293,11 +293,12 @@ impl Dialogue {
             (Command::Token(token), [0x09, 20, digits @ ..]) => digits == token.ascii(),
             // No token was ever entered.
             (Command::Token(_), _) => false,
-            (Command::Disconnect | Command::ReadRelay | Command::Reconnect, data) => {
+            (command @ (Command::Disconnect | Command::ReadRelay | Command::Reconnect), data) => {
                 let state = control_state(data).ok_or(DialogueError::Unexpected)?;
-                let is_reached = match self.command {
-                    Command::Reconnect => state != ControlState::Disconnected,
-                    _ => state.relay() == Relay::Open,
+                let is_reached = if command == Command::Reconnect {
+                    state != ControlState::Disconnected
+                } else {
+                    state.relay() == Relay::Open
                 };
                 if is_reached {
                     return self.end(CommandOutcome::Relay { state }, keys, writer);
