@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS meterd.alarms_local ON CLUSTER '{cluster}'
     `subject` Enum8('meter' = 1, 'gateway' = 2, 'account' = 3, 'transformer' = 4) COMMENT 'Kind of what it is about' CODEC(ZSTD(1)),
     `subject_id` UInt32 COMMENT 'Its id' CODEC(ZSTD(1)),
     `at` DateTime('UTC') COMMENT 'When, by the stamps of what showed it' CODEC(DoubleDelta, ZSTD(1)),
-    `code` Enum8('over_voltage' = 1, 'under_voltage' = 2, 'overload' = 3, 'reverse_energy' = 4, 'power_down' = 5, 'relay' = 6, 'tamper' = 7, 'clock' = 8, 'register' = 9, 'register_proposal' = 10, 'low_balance' = 11, 'very_low_balance' = 12, 'overdrawn' = 13, 'meter_silent' = 14, 'gateway_silent' = 15, 'line_loss' = 16, 'negative_loss' = 17, 'unusual_use' = 18) COMMENT 'What is wrong' CODEC(ZSTD(1)),
+    `code` Enum8('over_voltage' = 1, 'under_voltage' = 2, 'overload' = 3, 'reverse_energy' = 4, 'power_down' = 5, 'relay' = 6, 'tamper' = 7, 'clock' = 8, 'register' = 9, 'register_proposal' = 10, 'low_balance' = 11, 'very_low_balance' = 12, 'overdrawn' = 13, 'meter_silent' = 14, 'gateway_silent' = 15, 'line_loss' = 16, 'negative_loss' = 17, 'unusual_use' = 18, 'emergency_offered' = 24, 'balance_bound' = 25, 'supply_trip' = 26) COMMENT 'What is wrong' CODEC(ZSTD(1)),
     `severity` Enum8('notice' = 1, 'warning' = 2, 'critical' = 3) COMMENT 'How urgent' CODEC(ZSTD(1)),
     `state` Enum8('raised' = 1, 'cleared' = 2) COMMENT 'Began or ended' CODEC(ZSTD(1)),
     `value` Int64 COMMENT 'The value that showed it, in the unit of its kind: mV, mA, Wh, ticks, s, 1/1000' CODEC(ZSTD(1)),

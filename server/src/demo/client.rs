@@ -27,6 +27,15 @@ impl Api {
             .await
     }
 
+    /// Replaces by JSON.
+    ///
+    /// # Errors
+    /// As [`Api::post`].
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, HttpError> {
+        self.send("PUT", path, &[("content-type", "application/json")], body.to_string().into())
+            .await
+    }
+
     /// Sends a body of another kind.
     ///
     /// # Errors
