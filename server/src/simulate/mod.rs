@@ -94,6 +94,8 @@ async fn play(options: &Simulate, spec: Spec) -> anyhow::Result<ExitCode> {
 
     say("comparing with the truth");
     let mut checks = verdict::settle(&target, &fleet, world, &sent).await?;
+    // The last second of the view was before the last readings.
+    watch.count(&target).await;
     watch.thresholds(&mut checks, &sent, &options.limits);
     let outcome = Outcome { options, fleet: &fleet, sent: &sent, watch: &watch, checks: &checks };
     say(&format!("\n{outcome}\n{checks}"));

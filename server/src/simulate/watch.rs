@@ -223,6 +223,18 @@ impl Watch {
         Ok(())
     }
 
+    /// Takes the node's counters as they are now; tells how far ClickHouse is behind.
+    pub(super) async fn count(&mut self, target: &Target) -> Option<u64> {
+        // While the node is away there is nothing to be told.
+        let metrics = parse(&target.metrics().await.ok()?);
+        let lag = metrics.get("meterd_sink_lag_entries").copied();
+        let is_outcome = |name: &str| {
+            name.starts_with("meterd_ingest_frames_total") || name.starts_with("meterd_readings")
+        };
+        self.outcomes = metrics.into_iter().filter(|(name, _)| is_outcome(name)).collect();
+        lag
+    }
+
     /// Adds what the node says of itself.
     async fn ask(
         &mut self,
@@ -231,16 +243,7 @@ impl Watch {
         usage: &mut Ticks,
         passed_s: f64,
     ) {
-        // While the node is away there is nothing to be told.
-        if let Ok(text) = target.metrics().await {
-            let metrics = parse(&text);
-            second.lag = metrics.get("meterd_sink_lag_entries").copied();
-            let is_outcome = |name: &str| {
-                name.starts_with("meterd_ingest_frames_total")
-                    || name.starts_with("meterd_readings")
-            };
-            self.outcomes = metrics.into_iter().filter(|(name, _)| is_outcome(name)).collect();
-        }
+        second.lag = self.count(target).await;
         let Some(pid) = target.own.as_ref().and_then(|own| own.node.pid()) else { return };
         if let Some(rss_mib) = rss_mib(pid) {
             second.rss_mib = Some(rss_mib);
