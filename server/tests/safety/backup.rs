@@ -1,14 +1,13 @@
-//! A backup is taken while the week goes on, once in the middle and once more into the same folder;
-//! what is restored from it has the books of its own log, and broken backups are refused.
+//! A backup is taken while purchases go on, and once more into the same folder; what is restored from
+//! it has the books of its own log, and broken backups are refused.
 
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::place::{Demo, meterd, pause, said};
+use crate::place::{Serve, meterd, said};
 
-fn backup(demo: &Path, to: &Path) -> String {
-    let config = demo.join("demo.toml");
+fn backup(config: &Path, to: &Path) -> String {
     let output = meterd()
         .args(["backup".as_ref(), "--config".as_ref(), config.as_os_str()])
         .args(["--to".as_ref(), to.as_os_str(), "--with-master-key".as_ref()])
@@ -42,26 +41,27 @@ fn copy(from: &Path, to: &Path) {
 fn a_backup_of_a_running_node_restores_and_a_broken_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let mut demo = Demo::start(&at("demo"), &["--seconds", "30", "--seed", "51"]);
-    demo.wait_ready();
+    let node = Serve::start(folder.path(), "");
+    node.register();
     let to = at("backup");
-    // As soon as there is something to copy, and again while the week goes on.
-    while !at("demo")
-        .join("data/snapshots")
-        .read_dir()
-        .is_ok_and(|mut files| files.next().is_some())
-    {
-        assert!(!demo.has_ended(), "the demonstration ended early");
-        pause();
-    }
-    println!("{}{}", backup(&at("demo"), &to), backup(&at("demo"), &to));
+    let buy = |round: usize| {
+        let keys: Vec<String> = (0..40).map(|n| format!("backup-{round}-{n}")).collect();
+        assert!(node.top_ups(&keys, "1.00").iter().all(Result::is_ok));
+    };
+    buy(0);
+    std::thread::scope(|scope| {
+        let buying = scope.spawn(|| (1..6).for_each(buy));
+        println!("{}{}", backup(node.settings(), &to), backup(node.settings(), &to));
+        buying.join().unwrap();
+    });
     let output = restore(&to, &at("early"));
     println!("{}", said(&output));
     assert!(output.status.success(), "{}", said(&output));
-    demo.finish();
-    println!("{}", backup(&at("demo"), &to));
+    println!("{}", backup(node.settings(), &to));
     let output = restore(&to, &at("late"));
     assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("240 purchases"), "{}", said(&output));
+    println!("{}", node.stop_and_verify());
 
     type Spoil = fn(&Path);
     let spoils: [(&str, Spoil); 6] = [

@@ -2,12 +2,13 @@
 //! buy. Afterwards every reading acknowledged is stored once, every balance is right to the tick,
 //! and log, registry, snapshot and ClickHouse agree.
 
-use crate::place::{Demo, rounds, verify};
+use crate::place::{Demo, verify, weeks};
 
 #[test]
 fn killed_again_and_again_nothing_is_lost_or_doubled() {
+    let Some(kills) = weeks() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (kills, seconds) = (rounds(5), (rounds(5) * 6).clamp(45, 86_400));
+    let seconds = (kills * 6).clamp(180, 86_400);
     let (kills, seconds) = (kills.to_string(), seconds.to_string());
     let demo = folder.path().join("demo");
     let arguments = ["--seconds", &seconds, "--kill", &kills, "--seed", "21"];

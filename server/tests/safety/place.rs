@@ -13,6 +13,16 @@ pub(crate) fn rounds(short: u32) -> u32 {
     std::env::var("METERD_SOAK").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
 }
 
+/// Rounds of a test that plays a whole week: only where `METERD_SOAK` asks for them. A week in less
+/// than minutes runs so fast that a pause of a busy machine looks like a meter's clock ahead of time.
+pub(crate) fn weeks() -> Option<u32> {
+    let rounds = std::env::var("METERD_SOAK").ok().and_then(|rounds| rounds.parse().ok());
+    if rounds.is_none() {
+        println!("skipped: a week takes minutes; METERD_SOAK=ROUNDS plays it");
+    }
+    rounds
+}
+
 /// Where `make` puts the engine's library, unless the environment names another.
 pub(crate) fn library() -> PathBuf {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.meterd/lib/libchdb.so");
@@ -147,6 +157,11 @@ impl Serve {
         let mut serve = Self { folder: folder.to_owned(), config, address, child, runtime };
         serve.wait_ready();
         serve
+    }
+
+    /// Its settings.
+    pub(crate) fn settings(&self) -> &Path {
+        &self.config
     }
 
     fn wait_ready(&mut self) {
