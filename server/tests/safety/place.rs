@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -37,15 +38,20 @@ pub(crate) fn meterd() -> Command {
     command
 }
 
+/// One demonstration at a time: two that start together choose the same ports.
+static PORTS: Mutex<()> = Mutex::new(());
+
 /// A demonstration under way.
 pub(crate) struct Demo {
     json: PathBuf,
     child: Child,
+    _ports: MutexGuard<'static, ()>,
 }
 
 impl Demo {
     /// Starts one in a folder, with more arguments.
     pub(crate) fn start(folder: &Path, more: &[&str]) -> Self {
+        let ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
         let json = folder.with_extension("json");
         let child = meterd()
             .args(["demo", "--once"])
@@ -55,7 +61,7 @@ impl Demo {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { json, child }
+        Self { json, child, _ports: ports }
     }
 
     /// What the demonstration says of itself so far: addresses, token, process.
