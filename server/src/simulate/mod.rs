@@ -3,7 +3,7 @@
 //! Without arguments it starts a node of its own on a virtual clock, registers 100,000 meters by
 //! the import, lets them send for 30 seconds, and compares the node and ClickHouse with the
 //! simulator's truth. The machinery is `loadgen::fleet`; here are the node, the watch and the
-//! checks. Read [`play`] first.
+//! checks. Read `play` first.
 
 mod drive;
 mod freshness;
