@@ -21,6 +21,7 @@ use meter::wire::dlms::Templates;
 use meter::{Entry, Seq, SystemTitle};
 use storage::log::{Committed, Origin, Outcome, Submission, Writer, WriterConfig};
 use storage::registry::{self, Registry};
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info};
@@ -84,10 +85,12 @@ async fn run(settings: Settings, token_file: Option<&Path>) -> anyhow::Result<()
     let registry = open_registry(&settings).await?;
     // Before the API listens: who sees the node ready finds the token.
     announce_token(&registry, token_file, settings.clock().now()).await?;
+    // Before it serves, too: who sees the node ready may stop it, and it ends cleanly.
+    let mut terminate = unix::signal(SignalKind::terminate())?;
     let mut node = Node::start(&settings, now, Arc::clone(&registry)).await?;
     node.announce();
     let ended = tokio::select! {
-        signal = stop_signal() => signal,
+        signal = stop_signal(&mut terminate) => signal,
         failure = node.failed() => Err(failure),
     };
     if let Err(failure) = &ended {
@@ -126,8 +129,7 @@ async fn announce_token(
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+async fn stop_signal(terminate: &mut unix::Signal) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => info!("asked to stop (SIGTERM)"),
         interrupted = tokio::signal::ctrl_c() => {
