@@ -189,7 +189,8 @@ impl Node {
         let books = spawn_books(opened.books, committed, fail.clone())?;
 
         let mut tasks = JoinSet::new();
-        let (relayed_tx, relayed) = watch::channel(Relayed::default());
+        let (relayed_tx, relayed) =
+            watch::channel(Relayed::before(&registry, &log_progress).await?);
         tasks.spawn(Arc::clone(&journal).deliver(outcomes, answers));
         tasks.spawn(relay::run(Arc::clone(&registry), Arc::clone(&journal), relayed_tx));
         let tick = Duration::from_millis(settings.node.tick_ms);

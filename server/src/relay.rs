@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meter::{Entry, OutboxId, Seq};
-use storage::registry::Registry;
+use storage::log::Progress;
+use storage::registry::{Registry, RegistryError};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -25,6 +26,18 @@ pub struct Relayed {
     pub outbox: OutboxId,
     /// Its entry.
     pub seq: Seq,
+}
+
+impl Relayed {
+    /// How far a former run came: what it sent stands somewhere in the log that it left. Whoever
+    /// asks again for the answer to such a change waits for no other one.
+    ///
+    /// # Errors
+    /// The registry does not answer.
+    pub async fn before(registry: &Registry, left: &Progress) -> Result<Self, RegistryError> {
+        let outbox = registry.sent_through().await?;
+        Ok(Self { outbox, seq: Seq(left.durable().0.saturating_sub(1)) })
+    }
 }
 
 /// Relays until the log stops.

@@ -248,7 +248,9 @@ async fn the_outbox_is_sent_in_order_and_once() {
     };
     assert_eq!(ids(0, 4).await, [1, 2, 3, 4]);
     assert_eq!(ids(4, 4).await, [5, 6]);
+    assert_eq!(registry.sent_through().await.unwrap(), OutboxId(0));
     registry.mark_sent(OutboxId(4)).await.unwrap();
+    assert_eq!(registry.sent_through().await.unwrap(), OutboxId(4));
     registry.mark_sent(OutboxId(4)).await.unwrap();
     assert_eq!(ids(0, 10).await, [5, 6], "rows that are sent are not sent again");
 }

@@ -19,11 +19,14 @@ use super::target::Target;
 use super::{FaultOptions, ShapeName, Simulate, pause};
 use crate::clock::{self, Clock};
 use crate::demo::client::Api;
+use crate::http::HttpError;
 
 /// How long the last readings may take after the run.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long a step waits for the sockets.
 const WAIT: Duration = Duration::from_millis(1);
+/// Between two tries of a purchase.
+const RETRY: Duration = Duration::from_millis(50);
 /// Between two looks of the watch at the counters.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -51,7 +54,7 @@ pub(super) struct Drive {
     thread: JoinHandle<io::Result<Shot>>,
     latest: Arc<Mutex<Shot>>,
     cut: Arc<AtomicBool>,
-    purchases: tokio::task::JoinHandle<()>,
+    purchases: tokio::task::JoinHandle<anyhow::Result<()>>,
     bought: Arc<AtomicU64>,
 }
 
@@ -124,9 +127,7 @@ impl Drive {
     /// # Errors
     /// Polling failed, or the purchases do not end.
     pub(super) async fn finish(self) -> anyhow::Result<Shot> {
-        tokio::time::timeout(PATIENCE, self.purchases)
-            .await
-            .context("the node does not take the purchases")??;
+        self.purchases.await??;
         let join = tokio::task::spawn_blocking(move || self.thread.join());
         join.await?.map_err(|_| anyhow!("the simulator broke"))?.context("polling failed")
     }
@@ -162,14 +163,36 @@ async fn orders(fleet: &Fleet, api: &Api) -> anyhow::Result<Vec<Order>> {
     Ok(orders)
 }
 
-/// Makes the purchases when they are due. While the node is away each is asked for again, under
-/// the same key.
-async fn buy(orders: Vec<Order>, api: Api, clock: Clock, bought: Arc<AtomicU64>) {
-    for Order { at, account, key, paid } in orders {
-        while clock.now() < at || api.top_up(account, &key, &paid.to_decimal()).await.is_err() {
-            pause(Duration::from_millis(50)).await;
+/// Makes the purchases when they are due.
+///
+/// # Errors
+/// The node refuses one, or does not take it for [`PATIENCE`].
+async fn buy(
+    orders: Vec<Order>,
+    api: Api,
+    clock: Clock,
+    bought: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
+    for order in orders {
+        while clock.now() < order.at {
+            pause(RETRY).await;
         }
+        pay(&order, &api).await.with_context(|| format!("the purchase {}", order.key))?;
         bought.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Makes one purchase. While the node is away it is asked for again, under the same key.
+async fn pay(order: &Order, api: &Api) -> Result<(), HttpError> {
+    let began = clock::instant();
+    loop {
+        match api.top_up(order.account, &order.key, &order.paid.to_decimal()).await {
+            Ok(_) => return Ok(()),
+            Err(refused @ HttpError::Status { status: ..500, .. }) => return Err(refused),
+            Err(late) if began.elapsed() > PATIENCE => return Err(late),
+            Err(_) => pause(RETRY).await,
+        }
     }
 }
 

@@ -220,6 +220,11 @@ impl Serve {
         self.call("POST", "/v1/accounts/1/top-ups", &[("idempotency-key", key)], &body)
     }
 
+    /// Whether a purchase under that key is on record.
+    pub(crate) fn has_top_up(&self, key: &str) -> bool {
+        self.call("GET", &format!("/v1/top-ups/{key}"), &[], "").is_ok()
+    }
+
     /// One call for each key, all at once.
     pub(crate) fn top_ups(
         &self,
@@ -267,6 +272,17 @@ impl Serve {
         let text = self.call("GET", "/metrics", &[], "").unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()
+    }
+
+    /// Takes back what callers were told, as if the node had died before it was kept.
+    pub(crate) fn forget_answers(&self) {
+        let file = self.folder.join("data/registry.sqlite");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+        self.runtime.block_on(async {
+            let mut registry = sqlx::ConnectOptions::connect(&options).await.unwrap();
+            let forget = sqlx::query("UPDATE purchase SET answer = NULL");
+            forget.execute(&mut registry).await.unwrap();
+        });
     }
 
     /// SIGKILL, now.

@@ -33,6 +33,10 @@ fn each_key_makes_one_purchase_whatever_happens() {
         let began = Instant::now();
         node.restart();
         starts.push(began.elapsed());
+        // What was recorded before the kill is answered without any new purchase to push it on.
+        for key in keys.iter().filter(|key| node.has_top_up(key)) {
+            node.top_up(key, "1.00").unwrap_or_else(|error| panic!("{key}: {error}"));
+        }
         // Whoever got no answer asks again under the same key; whoever got one is told the same.
         let again = node.top_ups(&keys, "1.00");
         for (key, (first, again)) in keys.iter().zip(first.iter().zip(&again)) {
@@ -55,4 +59,26 @@ fn each_key_makes_one_purchase_whatever_happens() {
         starts.len()
     );
     println!("{}", node.stop_and_verify());
+}
+
+/// The node died after the purchase was in the log and before its answer was kept: asked again,
+/// with nothing else going on, it answers.
+#[test]
+fn a_purchase_without_an_answer_gets_it_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Serve::start(folder.path(), "");
+    node.register();
+    let before = node.top_up("once", "1.00").unwrap();
+    node.kill();
+    node.forget_answers();
+    node.restart();
+    let again = node.top_up("once", "1.00").unwrap();
+    let paid = |answer: &str| -> serde_json::Value {
+        let mut answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+        // When it is told again the books may have gone on.
+        answer["balance_after"].as_object_mut().unwrap().remove("seq");
+        answer
+    };
+    assert_eq!(paid(&again), paid(&before));
+    assert_eq!(node.balance(), "1.0000000");
 }

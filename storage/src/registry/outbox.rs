@@ -40,6 +40,17 @@ impl Registry {
             .collect()
     }
 
+    /// The newest row that the log is known to hold; 0 when there is none. Every row before it is
+    /// held too.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn sent_through(&self) -> Result<OutboxId, RegistryError> {
+        let newest = sqlx::query_scalar("SELECT max(id) FROM outbox WHERE sent = 1");
+        let newest: Option<i64> = newest.fetch_one(&self.readers).await?;
+        Ok(OutboxId(to_u64(newest.unwrap_or_default())?))
+    }
+
     /// Marks every row up to `through` as held by the log, durably. Call it after the log's sync;
     /// when it is lost, the rows are sent again and dropped by their id.
     ///
