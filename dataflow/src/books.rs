@@ -504,13 +504,17 @@ impl Desk<'_> {
         }
     }
 
-    /// The doctor turned a newer reading away.
+    /// The doctor turned a newer reading away. Sent again it is a duplicate like any other.
     #[cold]
     fn suspect(&mut self, reading: &Reading, reason: QuarantineReason) -> Outcome {
         let (at, register) = (reading.taken_at, reading.register);
         let value = i64::try_from(register.wh()).unwrap_or(i64::MAX);
         let (seq, limits) = (self.seq, self.class.limits);
-        let before = self.meter.cold().suspect.pop();
+        let before = self.meter.cold().suspect.last().copied();
+        if before.is_some_and(|known| (known.at, known.register) == (at, register)) {
+            return Outcome::Duplicate;
+        }
+        self.meter.cold().suspect.clear();
         let suspect = Suspect::follow(before, &limits, seq, at, register);
         self.meter.cold().suspect.push(suspect);
         self.panel().raise(AlarmCode::Register, at, value);

@@ -67,6 +67,7 @@ fn what_becomes_of_a_reading() {
     check(&mut node, reading(2, at(1), 5), quarantined(QuarantineReason::NotInstalled));
     check(&mut node, reading(1, START - 1, 5), quarantined(QuarantineReason::BeforeInstallation));
     check(&mut node, reading(1, at(3), 1199), quarantined(QuarantineReason::Backwards));
+    check(&mut node, reading(1, at(3), 1199), Outcome::Duplicate);
     check(&mut node, reading(1, at(3), 100_000), quarantined(QuarantineReason::Spike));
     check(&mut node, reading(1, at(1) + 450, 1300), quarantined(QuarantineReason::Spike));
     check(&mut node, reading(1, at(1) + 450, 1050), quarantined(QuarantineReason::Backwards));

@@ -126,9 +126,10 @@ async fn readings(
     truth: &[UnitTruth],
     names: &Names,
 ) -> anyhow::Result<()> {
+    // A reading put aside that was sent again under a new counter may stand there twice.
     let counts = format!(
         "SELECT meter_id, concat(toString(countIf(outcome = 'accepted')), ' + ', \
-         toString(countIf(outcome != 'accepted'))) FROM readings FINAL \
+         toString(uniqExactIf(taken_at, outcome != 'accepted'))) FROM readings FINAL \
          WHERE taken_at >= toDateTime({}, 'UTC') GROUP BY meter_id",
         fleet.earliest().0
     );
