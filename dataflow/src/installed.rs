@@ -307,15 +307,21 @@ impl Meter {
         self.shed();
     }
 
-    /// Lets the oldest held samples go beyond the limit, but none whose rows are unwritten.
+    /// Lets the oldest held samples go beyond the limit, but none that unwritten rows follow from:
+    /// these begin with the quarter hour in which the sample before the rows' own lies.
     fn shed(&mut self) {
         let Some(cold) = &mut self.cold else { return };
-        while cold.held.len() > HELD_MAX && !cold.held.get(1).is_some_and(|s| s.has(Sample::DIRTY))
-        {
-            cold.held.remove(0);
-            if let Some(next) = cold.held.first_mut() {
-                next.flags |= Sample::LOST;
-            }
+        let Some(beyond) = cold.held.len().checked_sub(HELD_MAX).filter(|beyond| *beyond > 0)
+        else {
+            return;
+        };
+        let unwritten = cold.held.iter().position(|s| s.has(Sample::DIRTY));
+        let free = unwritten.map_or(cold.held.len() - 1, |right| {
+            let start = cold.held[right.saturating_sub(1)].at.interval_start();
+            cold.held.partition_point(|s| s.at <= start).saturating_sub(1)
+        });
+        if cold.held.drain(..beyond.min(free)).next().is_some() {
+            cold.held[0].flags |= Sample::LOST;
         }
     }
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, ensure};
 use loadgen::truth::Book;
 use meter::{
-    AccountId, AlarmState, Cause, Change, Entry, LedgerKind, Outcome, QuarantineReason, Reading,
-    Seq,
+    AccountId, AlarmState, Cause, Change, Entry, INTERVAL_S, LedgerKind, MeterId, Outcome,
+    QuarantineReason, Reading, Seq, UnixSeconds,
 };
 use storage::log::Batches;
 
@@ -171,8 +171,10 @@ fn intervals(ended: &Ended, book: &Book) -> anyhow::Result<()> {
         let want = (end.energy.wh(), end.cost, end.quality);
         ensure!(
             found == want,
-            "meter {meter}, {start} ({}): the rules give {want:?}, the node {found:?}",
-            start.0
+            "meter {meter}, {start} ({}): the rules give {want:?}, the node {found:?} at entry {}; {}",
+            start.0,
+            row.rev,
+            around(ended, *meter, *start)
         );
     }
     for ((meter, start), end) in &want {
@@ -180,6 +182,26 @@ fn intervals(ended: &Ended, book: &Book) -> anyhow::Result<()> {
         ensure!(is_there || end.may_be_absent, "meter {meter}: no row for {start} ({})", start.0);
     }
     Ok(())
+}
+
+/// The readings on which a quarter hour hangs, as ClickHouse has them: stamp, register, the entries
+/// that brought and settled it, outcome.
+fn around(ended: &Ended, meter: MeterId, start: UnixSeconds) -> String {
+    let of_meter = |from: UnixSeconds, to: UnixSeconds| {
+        let range = (meter, from, Seq(0))..=(meter, to, Seq(u64::MAX));
+        ended.store.readings.range(range).map(|((_, at, seq), (settled_by, reading, outcome))| {
+            let wh = reading.register.wh();
+            (*outcome, format!("({} {wh} by {seq}/{settled_by} {outcome:?})", at.0))
+        })
+    };
+    let end = start.plus(INTERVAL_S);
+    let is_accepted = |row: &(Outcome, String)| row.0 == Outcome::Accepted;
+    let before = of_meter(UnixSeconds(0), start).rfind(is_accepted);
+    let within = of_meter(start.plus(1), end.minus(1));
+    let after = of_meter(end, UnixSeconds(u32::MAX)).find(is_accepted);
+    let rows: Vec<String> =
+        before.into_iter().chain(within).chain(after).map(|(_, text)| text).collect();
+    format!("readings {}", rows.join(" "))
 }
 
 /// An alarm is raised, then cleared, then raised.
