@@ -137,6 +137,40 @@ fn a_lazy_log_is_read_before_it_is_durable() {
     assert_eq!(progress.durable(), Seq(2));
 }
 
+/// What followed from one entry cannot be made smaller: the lazy log takes it whatever its size.
+#[test]
+fn a_lazy_log_gives_a_batch_larger_than_a_segment_one_of_its_own() {
+    let (_dir, disk) = folder(WritePath::Buffered);
+    let lazy = Config { durability: Durability::Lazy, ..config() };
+    let size_max = lazy.payload_size_max();
+    let sizes = [size_max + 1, 100, 10 * size_max, size_max, 3 * size_max, 7, 40 * size_max, 9];
+    let mut log = open(&disk, lazy);
+    for size in sizes {
+        append(&mut log, size).unwrap();
+        log.commit().unwrap();
+    }
+    assert_eq!(drain(&mut log.read_from(Seq(1))), Seq(9));
+    log.sync().unwrap();
+    drop(log);
+    let report = verify(disk.as_ref()).unwrap();
+    assert!(report.damage.is_empty() && report.torn.is_none(), "{report:?}");
+    let mut log = open(&disk, lazy);
+    assert_eq!((log.first(), log.next()), (Seq(1), Seq(9)));
+    let mut reader = log.read_from(Seq(1));
+    for (seq, size) in (1..).zip(sizes) {
+        let batch = reader.next_batch().unwrap().unwrap();
+        assert_eq!((batch.header.first, batch.payload.len()), (Seq(seq), size));
+    }
+    // It is given up like any other; only a file of the usual size is kept for use again.
+    assert_eq!(log.retire(Seq(8)).unwrap(), Seq(8));
+    assert_eq!(drain(&mut log.read_from(Seq(8))), Seq(9));
+    let large = |name: &String| {
+        let size = disk.open_read(name).unwrap().size().unwrap();
+        name.starts_with("spare") && size != lazy.segment_size_bytes
+    };
+    assert!(!disk.list().unwrap().iter().any(large));
+}
+
 #[test]
 fn refused_calls_change_nothing() {
     let (_dir, disk) = folder(WritePath::Buffered);

@@ -38,6 +38,14 @@ impl BlockBuffer {
         self.bytes.truncate(self.start);
     }
 
+    /// Gives memory above `capacity` back; the buffer is empty.
+    pub(crate) fn shrink_to(&mut self, capacity: usize) {
+        debug_assert!(self.is_empty());
+        if self.bytes.capacity() > capacity + BLOCK {
+            *self = Self::with_capacity(capacity);
+        }
+    }
+
     /// Appends, and keeps the alignment when the memory has to move.
     pub(crate) fn extend(&mut self, more: &[u8]) {
         self.reserve(more.len());

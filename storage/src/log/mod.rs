@@ -10,7 +10,8 @@
 //! - A full disk is met only while a spare segment is prepared, never in the middle of a commit.
 //!
 //! The same code carries the *spool* (effects on their way to ClickHouse) as [`Durability::Lazy`]:
-//! what it loses is derived again from the log. Payloads are opaque here. `format` has the bytes on
+//! what it loses is derived again from the log. What follows from one entry cannot be made smaller,
+//! so there a batch larger than a segment gets a segment of its own size. Payloads are opaque here. `format` has the bytes on
 //! disk, `recover` the rule that tells a torn end from damage. Read [`SegmentLog`] and [`Writer`]
 //! first.
 
@@ -65,7 +66,7 @@ pub enum Urgency {
 /// Settings of a log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Config {
-    /// Size of a segment; a multiple of 4096, at least 8192.
+    /// Size of a segment (see [`Config::payload_size_max`]); a multiple of 4096, at least 8192.
     pub segment_size_bytes: u64,
     /// Count of spare segments kept for urgent entries when the disk is full.
     pub reserve_segments: usize,
@@ -80,7 +81,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The largest payload of a batch, in bytes.
+    /// The largest payload of a batch, in bytes. In a [`Durability::Lazy`] log a larger one gets a
+    /// segment of its own.
     #[must_use]
     pub fn payload_size_max(&self) -> usize {
         let segment = usize::try_from(self.segment_size_bytes).unwrap_or(usize::MAX);

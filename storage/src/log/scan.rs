@@ -11,6 +11,8 @@ use super::format::{BATCH_HEADER, BLOCK, BatchHeader, HeaderFault, SegmentHeader
 
 /// How much is read at once while payloads are read too.
 const READ_AHEAD: usize = 1 << 20;
+/// Memory kept after a large batch, in bytes.
+const WINDOW_KEPT: usize = 8 << 20;
 
 /// The name of the segment that begins with this entry.
 #[must_use]
@@ -183,6 +185,9 @@ impl Scan {
             return Ok(false);
         }
         let size = ahead.max(len).min(usize::try_from(left).unwrap_or(usize::MAX));
+        if self.window.capacity() > WINDOW_KEPT && size <= READ_AHEAD {
+            self.window = Vec::new();
+        }
         self.window.resize(size, 0);
         self.window_at = Some(self.offset);
         let count = self.file.read_at(&mut self.window, self.offset)?;

@@ -2,7 +2,8 @@
 //!
 //! One commit is one write and one sync, whatever the count of batches in it. Only one commit is
 //! under way at a time; it lies in one segment. A segment is full when the next batch does not fit:
-//! a spare gets its header (synced), then its name (folder synced), and only then batches.
+//! a spare gets its header (synced), then its name (folder synced), and only then batches. Where a
+//! lazy log meets a batch that no segment holds, it makes a segment as large as that batch.
 
 use std::fmt;
 use std::io;
@@ -13,13 +14,17 @@ use meter::Seq;
 
 use super::buffer::BlockBuffer;
 use super::disk::{Disk, DiskFile};
-use super::format::{BLOCK, BatchHeader, SegmentHeader, stride};
+use super::format::{BATCH_HEADER, BLOCK, BatchHeader, SegmentHeader, stride};
 use super::recover::{Recovery, Tail, find_tail, mend, segment_id_next};
 use super::scan::{Scan, list_segments, segment_name};
 use super::stock::Stock;
 use super::{Config, Durability, Error, Urgency};
 
 const LOCK: &str = "LOCK";
+/// Memory kept for the next commit, in bytes.
+const PENDING_KEPT: usize = 8 << 20;
+/// The largest payload of a batch with a segment of its own, in bytes.
+const PAYLOAD_MAX: usize = (1 << 31) - BLOCK - BATCH_HEADER;
 
 /// A batch to append.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +148,8 @@ impl SegmentLog {
             (Active::reopen(disk.as_ref(), &scan)?, scan.next, tail.torn)
         } else {
             let (spare, first) = (stock.take(Urgency::Urgent)?, Seq(1));
-            let header = config.header(segment_id, first, opened_at_s);
+            let size = config.segment_size_bytes;
+            let header = config.header(segment_id, first, opened_at_s, size);
             let active = Active::begin(disk.as_ref(), &spare, header)?;
             segments.push(Segment { first, size: active.size });
             (active, first, None)
@@ -187,7 +193,10 @@ impl SegmentLog {
     /// [`Error::Poisoned`] and the process must stop.
     pub fn append(&mut self, batch: NewBatch<'_>) -> Result<Seq, Error> {
         self.check_healthy()?;
-        let bytes_max = self.config.payload_size_max();
+        let bytes_max = match self.config.durability {
+            Durability::Synced => self.config.payload_size_max(),
+            Durability::Lazy => PAYLOAD_MAX,
+        };
         if batch.count == 0 || batch.payload.len() > bytes_max {
             return Err(Error::TooLarge { bytes: batch.payload.len(), bytes_max });
         }
@@ -196,7 +205,7 @@ impl SegmentLog {
         }
         let stride = stride(batch.payload.len());
         if self.active.end + (self.pending.len() + stride) as u64 > self.active.size {
-            self.rotate(batch.urgency)?;
+            self.rotate(batch.urgency, (BLOCK + stride) as u64)?;
         }
         let first = self.next;
         let header = BatchHeader {
@@ -332,12 +341,17 @@ impl SegmentLog {
         &self.config
     }
 
-    /// Ends the active segment and begins the next.
-    fn rotate(&mut self, urgency: Urgency) -> Result<(), Error> {
-        let spare = self.stock.take(urgency)?;
+    /// Ends the active segment and begins the next, of at least `size_min` bytes.
+    fn rotate(&mut self, urgency: Urgency, size_min: u64) -> Result<(), Error> {
+        let size = self.config.segment_size_bytes.max(size_min);
+        let spare = if size > self.config.segment_size_bytes {
+            self.stock.make(size)?
+        } else {
+            self.stock.take(urgency)?
+        };
         // The old segment is complete before the new one exists, in a lazy log too.
         self.sync()?;
-        let header = self.config.header(self.segment_id_next, self.next, self.opened_at_s);
+        let header = self.config.header(self.segment_id_next, self.next, self.opened_at_s, size);
         self.segment_id_next += 1;
         let begun = Active::begin(self.disk.as_ref(), &spare, header);
         self.active = match begun {
@@ -360,6 +374,7 @@ impl SegmentLog {
             self.poison_on("write", written)?;
             self.active.end += self.pending.len() as u64;
             self.pending.clear();
+            self.pending.shrink_to(PENDING_KEPT);
         }
         Ok(())
     }
@@ -377,8 +392,7 @@ impl SegmentLog {
 }
 
 impl Config {
-    fn header(&self, id: u64, first: Seq, opened_at_s: u64) -> SegmentHeader {
-        let size = self.segment_size_bytes;
+    fn header(&self, id: u64, first: Seq, opened_at_s: u64, size: u64) -> SegmentHeader {
         SegmentHeader { id, first, opened_at_s, node: self.node, epoch: self.epoch, size }
     }
 }

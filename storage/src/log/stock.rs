@@ -90,6 +90,32 @@ impl Stock {
         self.ready.pop().map(ready_name).ok_or(Error::Full)
     }
 
+    /// Makes a file of another size than a spare's, for a batch that no spare holds. The reserve is
+    /// left alone.
+    pub(crate) fn make(&mut self, size: u64) -> Result<String, Error> {
+        let number = self.number();
+        let (making, ready) = (making_name(number), ready_name(number));
+        let made = self.disk.create(&making).and_then(|mut file| {
+            write_zeros(file.as_mut(), 0, size)?;
+            file.sync()?;
+            self.disk.rename(&making, &ready)?;
+            self.disk.sync_dir()
+        });
+        match made {
+            Ok(()) => Ok(ready),
+            Err(error) if is_full(&error) => {
+                self.full = true;
+                match self.disk.remove(&making) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(Error::io("remove", &making)(error))
+                    }
+                    _ => Err(Error::Full),
+                }
+            }
+            Err(error) => Err(Error::io("prepare", &making)(error)),
+        }
+    }
+
     /// Takes in a file that has served, renamed from `name`; removes it when there are enough.
     pub(crate) fn recycle(&mut self, name: &str, spares_max: usize) -> Result<(), Error> {
         if self.ready.len() < spares_max.max(self.reserve) && self.size(name)? == self.segment_size
@@ -150,12 +176,8 @@ impl Stock {
         }
         let making = self.making.as_mut().expect("made above");
         let until = making.done.saturating_add(bytes).min(self.segment_size);
-        while making.done < until {
-            let zeros =
-                ZEROS.0.len().min(usize::try_from(until - making.done).unwrap_or(usize::MAX));
-            making.file.write_at(&ZEROS.0[..zeros], making.done)?;
-            making.done += zeros as u64;
-        }
+        write_zeros(making.file.as_mut(), making.done, until)?;
+        making.done = until;
         making.file.sync()?;
         if making.done == self.segment_size {
             let number = making.number;
@@ -178,6 +200,17 @@ impl fmt::Debug for Stock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stock").field("ready", &self.ready).field("full", &self.full).finish()
     }
+}
+
+/// Writes zeros from one offset to another.
+fn write_zeros(file: &mut dyn DiskFile, from: u64, until: u64) -> io::Result<()> {
+    let mut done = from;
+    while done < until {
+        let zeros = ZEROS.0.len().min(usize::try_from(until - done).unwrap_or(usize::MAX));
+        file.write_at(&ZEROS.0[..zeros], done)?;
+        done += zeros as u64;
+    }
+    Ok(())
 }
 
 /// Whether the error means that there is no space.
