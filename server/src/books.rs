@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use dataflow::Engine;
-use meter::{Effects, Entry, EntryError, MeterId, OrderRow, Recall, Seq, Stored};
+use meter::{Effects, Entry, EntryError, MeterId, OrderRow, Recall, Seq, Stored, UnixSeconds};
 use storage::log::{self, Committed, Reader};
 use storage::snapshot::{self, Snapshots};
 use thiserror::Error;
@@ -30,6 +30,8 @@ pub const SECTION_VIEWS: &str = "views";
 
 /// Section of a snapshot that holds the questions without an answer.
 pub const SECTION_RECALLS: &str = "recalls";
+/// Section of a snapshot that holds the newest tick; absent in older ones.
+pub const SECTION_TICK: &str = "tick";
 
 /// How often an idle thread looks whether a snapshot is due.
 const IDLE: Duration = Duration::from_millis(200);
@@ -87,6 +89,8 @@ pub struct Books {
     pub engine: Engine,
     /// The next entry.
     pub next: Seq,
+    /// The newest tick; zero when there was none.
+    pub ticked: UnixSeconds,
     /// Where rows go.
     pub spool: Spool,
     /// Where snapshots go.
@@ -210,6 +214,8 @@ impl Books {
         for entry in entries.iter() {
             if let Entry::Neighbours(answer) = entry {
                 self.unanswered.remove(&answer.meter);
+            } else if let Entry::Tick(at) = entry {
+                self.ticked = self.ticked.max(*at);
             }
         }
         for row in &self.effects.orders {
@@ -264,12 +270,15 @@ impl Books {
         let views = self.views.encode();
         let mut recalls = Vec::new();
         self.unanswered.values().copied().collect::<Vec<_>>().put(&mut recalls);
+        let mut tick = Vec::new();
+        self.ticked.put(&mut tick);
         // The spool must never end before a snapshot: what lies between could not be computed.
         self.spool.sync()?;
         let sections = [
             (SECTION_BOOKS, &books[..]),
             (SECTION_VIEWS, &views[..]),
             (SECTION_RECALLS, &recalls[..]),
+            (SECTION_TICK, &tick[..]),
         ];
         let below = self.snapshots.save(self.next, &sections)?;
         self.retire.covered(below);

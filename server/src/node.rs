@@ -194,7 +194,7 @@ impl Node {
         tasks.spawn(Arc::clone(&journal).deliver(outcomes, answers));
         tasks.spawn(relay::run(Arc::clone(&registry), Arc::clone(&journal), relayed_tx));
         let tick = Duration::from_millis(settings.node.tick_ms);
-        tasks.spawn(ticks::run(tick, Arc::clone(&now), Arc::clone(&journal)));
+        tasks.spawn(ticks::run(tick, Arc::clone(&now), opened.ticked, Arc::clone(&journal)));
         tasks.spawn(devices::follow(Arc::clone(&registry), directory));
         let relays = Arc::new(orders::Mailbox::new(Arc::clone(&registry), Arc::clone(&now)));
         tasks.spawn(orders::run(told, Arc::clone(&registry), relays, Arc::clone(&now)));

@@ -46,6 +46,8 @@ struct Service {
     to: UnixSeconds,
     /// What is known of the register, by stamp.
     known: BTreeMap<UnixSeconds, Known>,
+    /// The newest reading that the doctor turned away, until one in order or a person's word.
+    suspect: Option<(UnixSeconds, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -278,11 +280,23 @@ impl Book {
         if at.since(reading.received_at) > self.policy.future_s_max {
             return quarantined(QuarantineReason::Future);
         }
-        let outcome = self.judge_in(place, at, reading.register.wh());
-        if outcome == Outcome::Accepted {
-            let register = reading.register.wh();
-            let known = Known { register, is_anchor: false, is_epoch: false };
-            self.services[place].known.insert(at, known);
+        let register = reading.register.wh();
+        let outcome = self.judge_in(place, at, register);
+        let service = &mut self.services[place];
+        let is_in_order = service.known.last_key_value().is_none_or(|(newest, _)| at > *newest);
+        match outcome {
+            Outcome::Accepted => {
+                let known = Known { register, is_anchor: false, is_epoch: false };
+                service.known.insert(at, known);
+                service.suspect = service.suspect.filter(|_| !is_in_order);
+            }
+            Outcome::Quarantined(_) if is_in_order => {
+                if service.suspect == Some((at, register)) {
+                    return Outcome::Duplicate;
+                }
+                service.suspect = Some((at, register));
+            }
+            Outcome::Quarantined(_) | Outcome::Duplicate | Outcome::Parked => {}
         }
         outcome
     }
@@ -353,6 +367,7 @@ impl Book {
                 if at < service.from || at >= service.to {
                     return;
                 }
+                service.suspect = None;
                 let outcome = match resolution.decision {
                     Decision::Reject => Outcome::Quarantined(QuarantineReason::Rejected),
                     Decision::NewEpoch => {
@@ -389,7 +404,7 @@ impl Book {
             .map(|start| (at, Known { register: start.wh(), is_anchor: true, is_epoch: false }));
         let to = UnixSeconds(u32::MAX);
         let known = known.into_iter().collect();
-        self.services.push(Service { meter, account, from: at, to, known });
+        self.services.push(Service { meter, account, from: at, to, known, suspect: None });
     }
 
     fn remove(&mut self, removal: &Removal) {

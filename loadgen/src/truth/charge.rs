@@ -21,6 +21,8 @@ pub struct Tariff {
 pub struct Slot {
     /// First day of the block period.
     pub period: LocalDate,
+    /// Whether that is a month or a year: January is not the year that begins with it.
+    pub kind: BlockPeriod,
     /// First instant of the version in force.
     pub version: UnixSeconds,
     /// The rate, 1 to 4.
@@ -30,9 +32,12 @@ pub struct Slot {
 /// Energy charged so far: sums only, so that no order matters.
 #[derive(Clone, Debug, Default)]
 pub struct Charge {
-    /// Wh by block period (its first day), version (its first instant) and rate.
-    sums: BTreeMap<LocalDate, BTreeMap<UnixSeconds, BTreeMap<u8, u64>>>,
+    months: Periods,
+    years: Periods,
 }
+
+/// Wh by block period (its first day), version (its first instant) and rate.
+type Periods = BTreeMap<LocalDate, BTreeMap<UnixSeconds, BTreeMap<u8, u64>>>;
 
 impl Tariff {
     /// The plan with these versions for accounts in `zone`.
@@ -90,11 +95,12 @@ impl Tariff {
             }
         }
         let rate = rate.expect("a profile begins at midnight");
-        let period = match version.block_period {
+        let kind = version.block_period;
+        let period = match kind {
             BlockPeriod::Month => local.date.first_of_month(),
             BlockPeriod::Year => local.date.first_of_year(),
         };
-        Slot { period, version: from, rate }
+        Slot { period, kind, version: from, rate }
     }
 
     /// Standing charges that fell due in `[from, through]`: days at their local midnight, months
@@ -170,8 +176,12 @@ impl Tariff {
 impl Charge {
     /// Adds energy used in the interval that begins at `start`.
     pub fn add(&mut self, tariff: &Tariff, start: UnixSeconds, energy: Energy) {
-        let Slot { period, version, rate } = tariff.slot(start);
-        let versions = self.sums.entry(period).or_default();
+        let Slot { period, kind, version, rate } = tariff.slot(start);
+        let periods = match kind {
+            BlockPeriod::Month => &mut self.months,
+            BlockPeriod::Year => &mut self.years,
+        };
+        let versions = periods.entry(period).or_default();
         *versions.entry(version).or_default().entry(rate).or_default() += energy.wh();
     }
 
@@ -183,7 +193,7 @@ impl Charge {
     #[must_use]
     pub fn total(&self, tariff: &Tariff) -> Money {
         let mut ticks = 0_i128;
-        for versions in self.sums.values() {
+        for versions in self.periods() {
             let mut before = 0_u64;
             for (from, rates) in versions {
                 let version = &tariff.versions[from];
@@ -199,11 +209,15 @@ impl Charge {
         Money::from_ticks(i64::try_from(ticks).expect("a charge fits"))
     }
 
+    fn periods(&self) -> impl Iterator<Item = &BTreeMap<UnixSeconds, BTreeMap<u8, u64>>> {
+        self.months.values().chain(self.years.values())
+    }
+
     /// Wh by the instant a version came into force, and rate.
     #[must_use]
     pub fn by_version_and_rate(&self) -> BTreeMap<(UnixSeconds, u8), u64> {
         let mut all = BTreeMap::new();
-        for versions in self.sums.values() {
+        for versions in self.periods() {
             for (from, rates) in versions {
                 for (rate, wh) in rates {
                     *all.entry((*from, *rate)).or_default() += wh;
@@ -245,6 +259,8 @@ fn half_even(value: i128, unit: i128) -> i128 {
 
 #[cfg(test)]
 mod tests {
+    use meter::{Block, CurrencyCode, DayProfile, PlanId, Price, Season, Switch};
+
     use super::*;
 
     #[test]
@@ -256,6 +272,46 @@ mod tests {
         check(26, 10, 3);
         check(-5, 10, 0);
         check(-15, 10, -2);
+    }
+
+    /// A plan may change from months to years: what January used stays out of the year's blocks.
+    #[test]
+    fn a_month_and_the_year_that_begins_with_it_are_two_periods() {
+        let day = |month, day| MonthDay { month, day };
+        let profile = DayProfile(vec![Switch { quarter: 0, rate: 1 }]);
+        let version = |valid_from: &str, block_period, adder| TariffVersion {
+            plan: PlanId(1),
+            valid_from: LocalDate::parse(valid_from).unwrap(),
+            currency: CurrencyCode::parse("CNY").unwrap(),
+            prices: vec![Price::from_e4(0)],
+            seasons: vec![Season {
+                from: day(1, 1),
+                to: day(12, 31),
+                workday: profile.clone(),
+                weekend: profile.clone(),
+                holiday: profile.clone(),
+            }],
+            calendar: None,
+            blocks: vec![
+                Block { from_kwh: 0, adder: Price::from_e4(0) },
+                Block { from_kwh: 10, adder: Price::from_e4(adder) },
+            ],
+            block_period,
+            standing_per_day: Money::ZERO,
+            standing_per_month: Money::ZERO,
+            tax_bp: 0,
+            fee: Money::ZERO,
+        };
+        let versions = [
+            version("2027-01-01", BlockPeriod::Month, 3),
+            version("2027-01-02", BlockPeriod::Year, 5),
+        ];
+        let tariff = Tariff::new("UTC", BTreeSet::new(), &versions).unwrap();
+        let mut charge = Charge::default();
+        // 2027-01-01 and the day after.
+        charge.add(&tariff, UnixSeconds(1_798_761_600), Energy::from_wh(12_000));
+        charge.add(&tariff, UnixSeconds(1_798_848_000), Energy::from_wh(11_000));
+        assert_eq!(charge.total(&tariff).ticks(), 2000 * 3 + 1000 * 5);
     }
 
     #[test]

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataflow::{Engine, Windows};
-use meter::{Effects, OrderRow, Recall, Seq, Stored};
+use meter::{Effects, OrderRow, Recall, Seq, Stored, UnixSeconds};
 use storage::log::{self, Directory, Durability, Reader, SegmentLog, WritePath};
-use storage::snapshot::Snapshots;
+use storage::snapshot::{self, Snapshots};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::archive::{self, Keeper, Retire};
-use crate::books::{Books, Cadence, LastSnapshot, SECTION_BOOKS, SECTION_RECALLS, SECTION_VIEWS};
+use crate::books::{
+    Books, Cadence, LastSnapshot, SECTION_BOOKS, SECTION_RECALLS, SECTION_TICK, SECTION_VIEWS,
+};
 use crate::clock;
 use crate::config::Settings;
 use crate::cursor::{Cursor, Place};
@@ -32,6 +34,8 @@ const SPARES_MAX: usize = 4;
 pub(super) struct Opened {
     pub(super) log: SegmentLog,
     pub(super) books: Books,
+    /// The newest tick of the log.
+    pub(super) ticked: UnixSeconds,
     pub(super) readers: Readers,
     pub(super) windows: Windows,
     pub(super) sink: SinkPlace,
@@ -72,7 +76,8 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         .context("cannot open the snapshots' folder")?;
     let snapshots = Snapshots::new(Arc::new(disk));
     let (mut views, readers) = Views::new(ALARMS_MAX);
-    let Restored { engine, next, unanswered } = restore(workers(settings), &snapshots, &mut views)?;
+    let Restored { engine, next, ticked, unanswered } =
+        restore(workers(settings), &snapshots, &mut views)?;
 
     let cursor = Cursor::new(folder);
     let place = cursor.load().context("cannot read the sink's cursor")?;
@@ -89,6 +94,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
     let mut books = Books {
         engine,
         next,
+        ticked,
         spool: Spool::new(spool),
         snapshots,
         views,
@@ -106,8 +112,8 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         effects: Effects::default(),
     };
     books.replay(log.read_from(next))?;
-    let windows = books.engine.windows();
-    Ok(Opened { log, books, readers, windows, sink, keeper })
+    let (windows, ticked) = (books.engine.windows(), books.ticked);
+    Ok(Opened { log, books, ticked, readers, windows, sink, keeper })
 }
 
 /// With an archive nothing is given up before the archive's thread has looked.
@@ -119,6 +125,7 @@ fn archived_at_start(settings: &Settings) -> Seq {
 pub(crate) struct Restored {
     pub(crate) engine: Engine,
     pub(crate) next: Seq,
+    pub(crate) ticked: UnixSeconds,
     pub(crate) unanswered: Vec<Recall>,
 }
 
@@ -131,7 +138,8 @@ pub(crate) fn restore(
     let config = dataflow::Config { workers };
     let Some(loaded) = snapshots.load()? else {
         let engine = Engine::start(&config, None)?;
-        return Ok(Restored { engine, next: Seq(1), unanswered: Vec::new() });
+        let (next, ticked) = (Seq(1), UnixSeconds::default());
+        return Ok(Restored { engine, next, ticked, unanswered: Vec::new() });
     };
     for error in &loaded.passed_over {
         warn!(%error, "a damaged snapshot is passed over; the replay is longer");
@@ -144,8 +152,14 @@ pub(crate) fn restore(
         .context("the views in the snapshot do not read; move the folder snapshots/ away")?;
     let unanswered = Stored::take(&mut &snapshot.section(SECTION_RECALLS)?[..])
         .context("the recalls in the snapshot do not read; move the folder snapshots/ away")?;
+    let ticked = match snapshot.section(SECTION_TICK) {
+        Ok(tick) => Stored::take(&mut &tick[..])
+            .context("the tick in the snapshot does not read; move the folder snapshots/ away")?,
+        Err(snapshot::Error::NoSection { .. }) => UnixSeconds::default(),
+        Err(error) => return Err(error.into()),
+    };
     info!(next = snapshot.next.0, "snapshot loaded");
-    Ok(Restored { engine, next: snapshot.next, unanswered })
+    Ok(Restored { engine, next: snapshot.next, ticked, unanswered })
 }
 
 fn open_log(settings: &Settings, name: &str, durability: Durability) -> anyhow::Result<SegmentLog> {

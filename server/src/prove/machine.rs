@@ -84,7 +84,8 @@ impl Machine {
         let (spool, _) = open(&disks.spool, Durability::Lazy)?;
         let snapshots = Snapshots::new(Arc::new(disks.snapshots.clone()));
         let (mut views, _) = Views::new(100_000);
-        let Restored { engine, next, unanswered } = restore(workers, &snapshots, &mut views)?;
+        let Restored { engine, next, ticked, unanswered } =
+            restore(workers, &snapshots, &mut views)?;
         let sunk = sink::Progress::new(place.next);
         let reader = spool.read_from(place.next);
         let (recalls, asked) = mpsc::unbounded_channel();
@@ -93,6 +94,7 @@ impl Machine {
         let mut books = Books {
             engine,
             next,
+            ticked,
             spool: Spool::new(spool),
             snapshots,
             views,
@@ -135,6 +137,11 @@ impl Machine {
     pub(super) fn apply(&mut self, first: Seq, entries: Vec<Entry>) -> anyhow::Result<&Effects> {
         self.books.take(first, entries)?;
         Ok(&self.books.effects)
+    }
+
+    /// The newest tick.
+    pub(super) const fn ticked(&self) -> UnixSeconds {
+        self.books.ticked
     }
 
     /// Questions that wait for their answers.

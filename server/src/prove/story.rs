@@ -16,6 +16,7 @@ use super::machine::{Disks, Machine};
 use super::options::{Dice, Fault, Options};
 use super::scene::{ROUND_S, ROUNDS_A_DAY, Scene};
 use super::store::Store;
+use crate::ticks;
 
 /// Starts in a row that may fail before the story is given up.
 const STARTS_MAX: u32 = 200;
@@ -377,7 +378,7 @@ impl<'a> Story<'a> {
             let group: Vec<Packet> = waiting.by_ref().take(count).collect();
             if !is_ticked && (group.is_empty() || self.dice.happens(500)) {
                 is_ticked = true;
-                self.append(vec![Entry::Tick(self.now())], Urgency::Routine)?;
+                self.tick()?;
             }
             if group.is_empty() {
                 break;
@@ -397,6 +398,17 @@ impl<'a> Story<'a> {
             self.machine()?.snapshot()?;
         }
         self.machine()?.keep_house()
+    }
+
+    /// Says the time, as the node's own ticks do; a full disk leaves it to the next round.
+    fn tick(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        while let Some(at) = ticks::step(self.machine()?.ticked(), now) {
+            if self.append(vec![Entry::Tick(at)], Urgency::Routine)?.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn machine(&mut self) -> anyhow::Result<&mut Machine> {
