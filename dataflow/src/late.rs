@@ -36,7 +36,8 @@ impl Desk<'_> {
         let left = at.checked_sub(1).map(|before| samples[before]);
         let is_first = left.is_none() && right.is_some_and(|s| s.at == self.meter.first);
         let Some(right) = right.filter(|s| is_first || !s.has(Sample::LOST)) else {
-            return self.unknown(sample.at, left, None);
+            // What is held to the left may be weeks away: the neighbours are between.
+            return self.unknown(sample.at, None, None);
         };
         if left.is_none() && !is_first {
             return self.unknown(sample.at, None, Some(right));
@@ -74,6 +75,7 @@ impl Desk<'_> {
         // before the installation, which has no row; else its interval has one more sample.
         let next = samples.get(at + 1).copied();
         if !sample.at.is_boundary() && next.is_some() && !self.has_context(samples, at, true) {
+            let next = next.filter(|next| !next.has(Sample::LOST));
             return self.unknown(sample.at, Some(known), next);
         }
         samples[at] = Sample { flags: known.flags & !Sample::ANCHOR, ..sample };

@@ -1,10 +1,11 @@
-//! What is held for rows that wait for a tick stays until they are written.
+//! What is held of a meter's samples, where more would be needed: rows that wait for a tick keep
+//! theirs, and the store is asked no more than it must be.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
-use meter::{Change, MeterRecord, Reading};
+use meter::{Change, MeterRecord, Outcome, QuarantineReason, Reading};
 use support::{Node, install, reading, record, terms, version};
 
 /// 2026-11-02T00:00:00Z.
@@ -53,4 +54,22 @@ fn rows_that_wait_keep_all_that_they_follow_from() {
     let key = (late.meter, late.taken_at.interval_start());
     assert_eq!(found.intervals.get(&key).unwrap(), want.intervals.get(&key).unwrap());
     assert_eq!(found, want);
+}
+
+/// A reading far from all that is held asks about itself, not about all since the oldest open gap:
+/// the answer is an entry of the log, and must stay small.
+#[test]
+fn a_question_reaches_no_further_than_the_reading_needs() {
+    let mut node = node();
+    // A gap at the start is held for good; two weeks without one follow.
+    let all: Vec<Reading> = [0, 1, 2].into_iter().chain(20..4000).map(nth).collect();
+    node.read(&all);
+    let known = nth(3000);
+    let conflict = Reading { register: nth(3001).register, ..known };
+    node.read(&[conflict]);
+    let [recall] = node.all.recalls[..] else { panic!("one question") };
+    assert!(recall.from <= known.taken_at && known.taken_at <= recall.to);
+    assert!(recall.to.since(recall.from) <= 4 * 900, "{recall:?}");
+    let conflicting = Outcome::Quarantined(QuarantineReason::Conflict);
+    assert_eq!(node.count(|outcome| *outcome == conflicting), 1);
 }

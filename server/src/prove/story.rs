@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use meter::{
     Change, Decision, Energy, Entry, MeterId, OutboxId, Outcome, QuarantineReason, Reading, Recall,
     Resolution, Seq, UnixSeconds,
@@ -67,6 +67,8 @@ pub(super) struct Story<'a> {
     outage_until: u32,
     is_settling: bool,
     restarts: u32,
+    /// Why the node fell last.
+    last_fall: Option<anyhow::Error>,
 }
 
 impl<'a> Story<'a> {
@@ -93,6 +95,7 @@ impl<'a> Story<'a> {
             outage_until: 0,
             is_settling: false,
             restarts: 0,
+            last_fall: None,
         }
     }
 
@@ -120,6 +123,9 @@ impl<'a> Story<'a> {
             quiet = if is_quiet { quiet + 1 } else { 0 };
         }
         self.snapshot();
+        if self.machine.is_none() {
+            return Err(self.last_fall.unwrap_or_else(|| anyhow!("the node fell in the end")));
+        }
         let Self { disks, store, acknowledged, outbox, counters, restarts, machine, .. } = self;
         let known = machine.as_ref().map(Machine::counters).unwrap_or_default();
         for (meter, counter) in &counters {
@@ -165,7 +171,9 @@ impl<'a> Story<'a> {
         let arrived = self.arrive();
         if self.machine.is_some() {
             let is_off = |story: &Self| story.disks.all().into_iter().any(SimDisk::is_off);
-            if self.serve(arrived).is_err() || is_off(self) {
+            let served = self.serve(arrived);
+            if served.is_err() || is_off(self) {
+                self.last_fall = served.err().map(|error| error.context("the last fall"));
                 self.fall();
             }
         } else {
@@ -558,8 +566,9 @@ impl<'a> Story<'a> {
 
     fn snapshot(&mut self) {
         if let Some(machine) = &mut self.machine
-            && machine.snapshot().is_err()
+            && let Err(error) = machine.snapshot()
         {
+            self.last_fall = Some(error.context("the last snapshot"));
             self.fall();
         }
     }
