@@ -18,7 +18,7 @@ use server::spool::{self, Spool};
 use server::ticks;
 use storage::log::{self, Directory, Durability, SegmentLog, WritePath};
 
-const ACCOUNTS: u32 = 30_000;
+const ACCOUNTS: u32 = 24_000;
 /// 2026-11-02T00:00:00Z, and 60 days on: a month and a year begin in between.
 const START: UnixSeconds = UnixSeconds(1_793_577_600);
 const DAYS: u32 = 60;
