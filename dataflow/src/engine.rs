@@ -217,12 +217,12 @@ impl Engine {
         if oldest.is_mixed {
             start.sort(effects);
         }
-        for mut part in oldest.effects {
+        // What the line loss wrote into is small and not used again.
+        oldest.effects.truncate(self.workers as usize);
+        for part in &mut oldest.effects {
             part.clear();
-            if self.spare.len() < 4 * self.workers as usize {
-                self.spare.push(part);
-            }
         }
+        self.spare.append(&mut oldest.effects);
         Ok(())
     }
 
