@@ -125,9 +125,20 @@ pub(crate) struct Unit {
     balances: Vec<Balance>,
     /// Ascending.
     done: Vec<Done>,
+    /// What an interval expects in which nothing is hung or taken down.
+    settled: Settled,
 }
 
-layout!(Unit { id, alarms, judged, hung, balances, done });
+layout!(Unit { id, alarms, judged, hung, balances, done } and follows { settled });
+
+/// A stretch of time over which the same meters hang on a transformer: all it ever had.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Settled {
+    from: UnixSeconds,
+    to: UnixSeconds,
+    expected: u32,
+    has_supply: u8,
+}
 
 /// The transformers of one worker.
 #[derive(Debug)]
@@ -214,8 +225,9 @@ impl Loss {
         self.units.iter().map(|unit| (unit.id.0, unit))
     }
 
-    pub(crate) fn restore(&mut self, unit: Unit) {
+    pub(crate) fn restore(&mut self, mut unit: Unit) {
         let key = unit.id.0;
+        unit.settled = Settled::of(&unit.hung);
         *self.unit(key) = unit;
     }
 
@@ -235,13 +247,14 @@ impl Unit {
     ) {
         let at = match self.balances.last() {
             Some(last) if last.start == start => self.balances.len() - 1,
+            Some(last) if last.start < start => self.balances.len(),
             _ => self.balances.partition_point(|balance| balance.start < start),
         };
         if self.balances.get(at).is_none_or(|balance| balance.start != start) {
             if self.done.iter().any(|done| done.from <= start && start <= done.to) {
                 return;
             }
-            let (expected, has_supply) = expected(&self.hung, start);
+            let (expected, has_supply) = self.expected(start);
             let fresh = Balance { start, expected, has_supply, ..Balance::default() };
             self.balances.insert(at, fresh);
         }
@@ -261,6 +274,7 @@ impl Unit {
             self.hung.push(hung);
             self.hung.sort_by_key(|hung| (hung.meter, hung.from));
         }
+        self.settled = Settled::of(&self.hung);
         for balance in &mut self.balances {
             let before = (balance.expected, balance.has_supply);
             (balance.expected, balance.has_supply) = expected(&self.hung, balance.start);
@@ -268,6 +282,12 @@ impl Unit {
                 balance.is_untold = 1;
             }
         }
+    }
+
+    fn expected(&self, start: UnixSeconds) -> (u32, u8) {
+        let Settled { from, to, expected, has_supply } = self.settled;
+        let is_settled = from <= start && start.plus(INTERVAL_S) <= to;
+        if is_settled { (expected, has_supply) } else { self::expected(&self.hung, start) }
     }
 
     /// Forgets what is older than `oldest`, and complete intervals from before `complete`.
@@ -330,6 +350,15 @@ impl Unit {
         } else {
             panel.clear(AlarmCode::NegativeLoss, at, milli);
         }
+    }
+}
+
+impl Settled {
+    fn of(hung: &[Hung]) -> Self {
+        let from = hung.iter().map(|hung| hung.from).max().unwrap_or_default();
+        let to = hung.iter().map(|hung| hung.to).min().unwrap_or_default();
+        let (expected, has_supply) = expected(hung, from);
+        Self { from, to, expected, has_supply }
     }
 }
 
