@@ -14,9 +14,9 @@ use crate::snapshot::layout;
 /// Names a pair of plan and time zone among those the worker keeps rates of.
 pub(crate) type RatesIndex = u16;
 
-/// What the books keep of an account. The first cache line is what a charge touches.
+/// What the books keep of an account: one cache line, which is all that a charge touches.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[repr(C, align(64))]
+#[repr(align(64))]
 pub(crate) struct Account {
     /// The newest period and version: nearly all energy goes here.
     newest: Sum,
@@ -31,6 +31,12 @@ pub(crate) struct Account {
     pub(crate) alarms: u16,
     /// The rates of plan and zone at this worker.
     pub(crate) rates: RatesIndex,
+    pub(crate) rest: Box<Rest>,
+}
+
+/// What a charge does not touch.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Rest {
     others: Others,
     pub(crate) id: AccountId,
     /// Its meter, or the last one.
@@ -48,12 +54,9 @@ pub(crate) struct Account {
     pub(crate) is_prepaid: u8,
 }
 
-layout!(Account {
-    newest,
-    balance,
-    number,
-    alarms,
-    rates,
+layout!(Account { newest, balance, number, alarms, rates, rest } and follows { stretch, quiet });
+
+layout!(Rest {
     others,
     id,
     meter,
@@ -65,35 +68,36 @@ layout!(Account {
     active_to,
     standing_due,
     is_prepaid,
-} and follows { stretch, quiet });
+});
 
-// One line of hot fields.
-const _: () = assert!(std::mem::offset_of!(Account, others) == 64);
+// The hot path reads and writes one for each reading: keep it within a cache line.
+const _: () = assert!(size_of::<Account>() == 64);
 
 impl Account {
     pub(crate) fn new(id: AccountId) -> Self {
         let never = UnixSeconds(u32::MAX);
-        Self { id, standing_due: never, ..Self::default() }
+        let rest = Box::new(Rest { id, standing_due: never, ..Rest::default() });
+        Self { rest, ..Self::default() }
     }
 
     /// Takes over the terms. Under another plan the blocks go on from the period's energy so far;
     /// what is charged stays charged.
     pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
         if self.has_terms() && rates != self.rates {
-            self.others.carry(&mut self.newest);
+            self.rest.others.carry(&mut self.newest);
             self.stretch = Stretch::default();
         }
-        self.plan = terms.plan.0;
-        self.zone = zone;
+        self.rest.plan = terms.plan.0;
+        self.rest.zone = zone;
         self.rates = rates;
-        self.overdraft = terms.overdraft;
-        self.low_levels = terms.low_levels;
+        self.rest.overdraft = terms.overdraft;
+        self.rest.low_levels = terms.low_levels;
         self.set_mode(terms.mode);
     }
 
     /// From now on it is billed so.
     pub(crate) fn set_mode(&mut self, mode: Mode) {
-        self.is_prepaid = u8::from(mode == Mode::Prepaid);
+        self.rest.is_prepaid = u8::from(mode == Mode::Prepaid);
         self.quiet = Quiet::default();
     }
 
@@ -130,8 +134,8 @@ impl Account {
         }
         let usual = self.newest.add(&mut self.stretch, cell, wh);
         usual.unwrap_or_else(|| {
-            let charge = self.others.add(&mut self.newest, cell, wh, rates);
-            self.stretch = self.others.stretch(&self.newest, rates);
+            let charge = self.rest.others.add(&mut self.newest, cell, wh, rates);
+            self.stretch = self.rest.others.stretch(&self.newest, rates);
             charge
         })
     }
@@ -153,7 +157,7 @@ impl Account {
     #[inline]
     pub(crate) fn enter(&mut self, movement: Movement, seq: Seq, effects: &mut Effects) {
         let Movement { account, kind, amount, at, cause } = movement;
-        debug_assert_eq!(account, self.id, "a movement is entered to its own account");
+        debug_assert_eq!(account, self.rest.id, "a movement is entered to its own account");
         if amount == Money::ZERO {
             return;
         }
@@ -211,7 +215,7 @@ impl Account {
             (LedgerKind::Fee, fee.ticks().saturating_neg()),
             (LedgerKind::Tax, tax.ticks().saturating_neg()),
         ];
-        let (account, cause) = (self.id, Cause::Purchase(purchase.purchase.0));
+        let (account, cause) = (self.rest.id, Cause::Purchase(purchase.purchase.0));
         for (kind, ticks) in lines {
             let amount = Money::from_ticks(ticks);
             self.enter(Movement { account, kind, amount, at, cause }, seq, effects);
@@ -228,16 +232,16 @@ impl Account {
         seq: Seq,
         effects: &mut Effects,
     ) {
-        while self.standing_due <= now {
-            let at = self.standing_due;
+        while self.rest.standing_due <= now {
+            let at = self.rest.standing_due;
             let date = rates.calendar().local(at).date;
-            self.standing_due = rates.calendar().day_start(date.next()).max(at.plus(1));
+            self.rest.standing_due = rates.calendar().day_start(date.next()).max(at.plus(1));
             if date == date.first_of_month() {
                 // A late reading lies within the horizon of a newest one in the newest period.
                 let oldest = UnixSeconds(self.newest.period).minus(horizon_s);
-                self.others.forget_before(oldest);
+                self.rest.others.forget_before(oldest);
             }
-            let is_active = self.active_from <= at && at < self.active_to;
+            let is_active = self.rest.active_from <= at && at < self.rest.active_to;
             let Some(version) = rates.version_on(date).filter(|_| is_active) else { continue };
             let per_month = if date == date.first_of_month() {
                 version.standing_per_month
@@ -250,7 +254,7 @@ impl Account {
             ];
             for (kind, due) in lines {
                 let amount = Money::from_ticks(due.ticks().saturating_neg());
-                let (account, cause) = (self.id, Cause::Period(at));
+                let (account, cause) = (self.rest.id, Cause::Period(at));
                 self.enter(Movement { account, kind, amount, at, cause }, seq, effects);
             }
         }
@@ -258,14 +262,14 @@ impl Account {
 
     /// A meter begins to serve it: standing charges fall due from the next local midnight on.
     pub(crate) fn begin(&mut self, meter: MeterId, at: UnixSeconds, rates: &Rates) {
-        self.meter = meter;
-        self.active_from = at;
-        self.active_to = UnixSeconds(u32::MAX);
+        self.rest.meter = meter;
+        self.rest.active_from = at;
+        self.rest.active_to = UnixSeconds(u32::MAX);
         let date = rates.calendar().local(at).date;
         let today = rates.calendar().day_start(date);
         let due = if today >= at { today } else { rates.calendar().day_start(date.next()) };
-        let is_first = self.standing_due == UnixSeconds(u32::MAX);
-        self.standing_due = if is_first { due } else { self.standing_due.max(due) };
+        let is_first = self.rest.standing_due == UnixSeconds(u32::MAX);
+        self.rest.standing_due = if is_first { due } else { self.rest.standing_due.max(due) };
     }
 }
 

@@ -32,13 +32,18 @@ impl Thresholds {
 
     /// Whether a sample is far from every alarm.
     #[inline]
-    pub(crate) fn is_quiet(&self, sample: &Sample) -> bool {
+    pub(crate) fn is_quiet(
+        &self,
+        fields: Fields,
+        voltage: &[Voltage; 3],
+        current: &[Current; 3],
+    ) -> bool {
         let mut is_quiet = true;
-        for (field, value) in Fields::VOLTAGE.into_iter().zip(sample.voltage) {
+        for (field, value) in Fields::VOLTAGE.into_iter().zip(voltage) {
             let is_within = (self.under_mv..=self.over_mv).contains(&value.mv());
-            is_quiet &= is_within || !sample.fields.has(field);
+            is_quiet &= is_within | !fields.has(field);
         }
-        for value in sample.current {
+        for value in current {
             is_quiet &= value.ma() <= self.overload_ma;
         }
         is_quiet
@@ -214,8 +219,8 @@ pub(crate) fn balance(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &m
 #[cold]
 fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<AlarmRow>) {
     let value = account.balance().ticks();
-    let floor = account.overdraft.ticks().saturating_neg();
-    let [first, second] = account.low_levels.map(Money::ticks);
+    let floor = account.rest.overdraft.ticks().saturating_neg();
+    let [first, second] = account.rest.low_levels.map(Money::ticks);
     let levels = [
         (AlarmCode::LowBalance, first),
         (AlarmCode::VeryLowBalance, second),
@@ -223,8 +228,8 @@ fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<Al
     ];
     // A postpaid account has no level to fall below, nor has one that no money has moved yet: its
     // opening balance may be on its way.
-    let has_levels = account.is_prepaid == 1 && account.has_moved();
-    let subject = Subject::Account(account.id);
+    let has_levels = account.rest.is_prepaid == 1 && account.has_moved();
+    let subject = Subject::Account(account.rest.id);
     let mut on = u32::from(account.alarms);
     let mut panel = Panel { subject, on: &mut on, seq, rows };
     for (code, level) in levels {
@@ -232,7 +237,7 @@ fn crossings(account: &mut Account, at: UnixSeconds, seq: Seq, rows: &mut Vec<Al
         panel.watch(code, at, Watch { value, raise: level, clear: level, past: Past::Below });
     }
     account.alarms = on as u16;
-    if has_levels || account.is_prepaid == 0 {
+    if has_levels || account.rest.is_prepaid == 0 {
         let levels = if has_levels { &levels[..] } else { &[] };
         account.quiet = Quiet::around(value, levels.iter().map(|(_, level)| *level));
     }

@@ -18,7 +18,7 @@ use crate::late::Late;
 use crate::loss::{News, Usage};
 use crate::parking::{Parked, Window};
 use crate::reference::{NO_RATES, Reference};
-use crate::regular;
+use crate::ring::Rings;
 use crate::router::{LOTS, owner};
 use crate::sample::Sample;
 use crate::silence::{self, Gateway};
@@ -48,6 +48,7 @@ pub(crate) struct Books {
     /// Installations before the newest, by meter and start.
     pub(crate) earlier: BTreeMap<(MeterId, UnixSeconds), u32>,
     pub(crate) meters: Vec<Meter>,
+    pub(crate) rings: Rings,
     /// By account: where it stands in `accounts`.
     pub(crate) by_account: Vec<u32>,
     pub(crate) accounts: Vec<Account>,
@@ -71,11 +72,13 @@ pub(crate) struct Books {
 macro_rules! desk {
     ($books:expr, $slot:expr, $seq:expr) => {{
         let meter = &mut $books.meters[$slot as usize];
+        let ring = $books.rings.of($slot);
         let class = $books.classes.get(meter.class);
         let account = $books.accounts.get_mut(meter.account_slot as usize);
         let rates = account.as_ref().map_or(NO_RATES, |account| account.rates);
         Desk {
             meter,
+            ring,
             class,
             account,
             rates: &mut $books.reference.rates[usize::from(rates)],
@@ -99,6 +102,7 @@ impl Books {
             by_meter: Vec::new(),
             earlier: BTreeMap::new(),
             meters: Vec::new(),
+            rings: Rings::default(),
             by_account: Vec::new(),
             accounts: Vec::new(),
             gateways: BTreeMap::new(),
@@ -142,28 +146,19 @@ impl Books {
         self.out.usage.push(Usage { seq, key, news: News::End });
     }
 
-    /// Loads the states that the entries of a block will need: meters first, then the accounts
-    /// that the meters name, so that no load waits for the one before it.
-    ///
-    /// Where meters follow each other, the processor itself reads ahead, and better.
-    fn touch<'a>(&self, block: impl Iterator<Item = &'a Entry> + Clone) {
-        let meter = |entry: &Entry| {
-            if let Entry::Reading(reading) = entry { reading.meter.0 } else { 0 }
-        };
-        let (first, last) = (block.clone().next().map(meter), block.clone().last().map(meter));
-        let apart = first.zip(last).map(|(first, last)| last.wrapping_sub(first));
-        if apart.is_none_or(|apart| apart < 2 * BLOCK as u32) {
-            return;
-        }
+    /// Loads the states that the entries of a block will need: meters first, then the places of
+    /// their rings and the accounts they name, so that no load waits for the one before it.
+    fn touch<'a>(&self, block: impl Iterator<Item = &'a Entry>) {
         let mut slots = [NO_ACCOUNT; BLOCK];
         let mut sum = 0;
         for (entry, slot) in block.zip(&mut slots) {
             let Entry::Reading(reading) = entry else { continue };
             *slot = self.by_meter.get(reading.meter.0 as usize).copied().unwrap_or(NO_SLOT);
-            sum ^= self.meters.get(*slot as usize).map_or(0, Meter::touch);
+            sum ^= self.meters.get(*slot as usize).map_or(0, |meter| meter.newest_register.wh());
         }
         for slot in slots {
             let Some(meter) = self.meters.get(slot as usize) else { continue };
+            sum ^= self.rings.touch(meter.next_place(), slot);
             let account = self.accounts.get(meter.account_slot as usize);
             sum ^= account.map_or(0, Account::touch);
         }
@@ -220,18 +215,6 @@ impl Books {
         }
     }
 
-    /// Takes a reading in if it is regular.
-    #[inline]
-    fn regular(&mut self, seq: Seq, reading: &Reading) -> bool {
-        let Some(slot) = self.by_meter.get(reading.meter.0 as usize).copied() else { return false };
-        let Some(meter) = self.meters.get(slot as usize) else { return false };
-        let class = self.classes.get(meter.class);
-        let rise = regular::rise(meter, reading, class, &self.reference.policy);
-        let Some(rise) = rise else { return false };
-        desk!(self, slot, seq).regular(reading, rise);
-        true
-    }
-
     /// Takes any reading in, the general way.
     pub(crate) fn general(&mut self, seq: Seq, reading: &Reading) {
         let outcome = self.reading(seq, reading);
@@ -274,8 +257,9 @@ impl Books {
             self.samples = samples;
             return Outcome::Quarantined(QuarantineReason::TooOld);
         }
-        desk.meter.samples(&mut samples);
-        let is_waiting = desk.meter.cold.as_ref().is_some_and(|cold| cold.parking.is_waiting());
+        desk.meter.samples(&desk.ring, &mut samples);
+        let is_waiting =
+            desk.meter.rest.cold.as_ref().is_some_and(|cold| cold.parking.is_waiting());
         let late = if is_waiting {
             desk.while_waiting(&samples, reading)
         } else {
@@ -312,7 +296,7 @@ impl Books {
 
     fn ask(&mut self, slot: u32, seq: Seq) {
         let meter = &mut self.meters[slot as usize];
-        let id = meter.id;
+        let id = meter.rest.id;
         if let Some(Window { from, to }) = meter.cold().parking.ask() {
             self.out.effects.recalls.push(Recall { meter: id, from, to, seq });
         }
@@ -326,7 +310,7 @@ impl Books {
         let lot = meter.lot();
         let settled = meter.cold().parking.answered(window);
         self.parked[lot as usize] -= settled.len() as u16;
-        let mut samples = meter.merge(answer);
+        let mut samples = meter.merge(&self.rings.of(slot), answer);
         let mut undecided = Vec::new();
         for mut parked in settled {
             let mut desk = desk!(self, slot, seq);
@@ -412,9 +396,9 @@ impl Books {
         let mut samples = std::mem::take(&mut self.samples);
         for slot in std::mem::take(&mut self.dirty) {
             let mut desk = desk!(self, slot, seq);
-            desk.meter.samples(&mut samples);
+            desk.meter.samples(&desk.ring, &mut samples);
             desk.write_dirty(&mut samples);
-            desk.meter.restore(&samples);
+            desk.meter.restore(&mut desk.ring, &samples);
         }
         self.samples = samples;
     }
@@ -423,17 +407,17 @@ impl Books {
         let mut next = UnixSeconds(u32::MAX);
         for slot in 0..self.accounts.len() {
             let account = &mut self.accounts[slot];
-            if account.standing_due <= now {
+            if account.rest.standing_due <= now {
                 let rates = &self.reference.rates[usize::from(account.rates)];
                 let before = self.out.effects.ledger.len();
                 let horizon_s = self.reference.policy.horizon_s;
                 account.standing(now, (rates, horizon_s), seq, &mut self.out.effects);
-                let id = account.id;
+                let id = account.rest.id;
                 if self.out.effects.ledger.len() > before {
                     self.stand_account(id, now, seq);
                 }
             }
-            next = next.min(self.accounts[slot].standing_due);
+            next = next.min(self.accounts[slot].rest.standing_due);
         }
         self.standing_due = next;
     }
@@ -469,9 +453,9 @@ impl Desk<'_> {
             return Outcome::Duplicate;
         }
         let sample = Sample::of(reading);
-        self.meter.replace_newest(sample);
+        self.meter.replace_newest(&mut self.ring, sample);
         if !sample.at.is_boundary() {
-            self.meter.open_stats.get_or_insert_default().add(&sample);
+            self.meter.rest.open_stats.get_or_insert_default().add(&sample);
         }
         self.watch_sample(&sample);
         self.stand();
@@ -494,7 +478,7 @@ impl Desk<'_> {
     pub(crate) fn settle_late(&mut self, samples: &[Sample], outcome: Outcome, at: UnixSeconds) {
         match outcome {
             Outcome::Accepted => {
-                self.meter.restore(samples);
+                self.meter.restore(&mut self.ring, samples);
                 self.stand();
             }
             Outcome::Quarantined(QuarantineReason::Backwards | QuarantineReason::Spike) => {
@@ -527,7 +511,7 @@ impl Desk<'_> {
     /// The register is good again: no suspect stays.
     #[cold]
     pub(crate) fn trust(&mut self, at: UnixSeconds) {
-        if let Some(cold) = &mut self.meter.cold {
+        if let Some(cold) = &mut self.meter.rest.cold {
             cold.suspect.clear();
         }
         self.panel().clear(AlarmCode::Register, at, 0);

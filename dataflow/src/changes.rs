@@ -87,9 +87,9 @@ impl Books {
         let slot = self.by_meter.get(index).copied().unwrap_or(NO_SLOT);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
         // From the newest reading on it hangs where the record says now.
-        let (before, from) = (meter.transformer, meter.newest.max(meter.from));
+        let (before, from) = (meter.transformer, meter.newest.max(meter.rest.from));
         if before != record.transformer {
-            tell_hung(meter, (meter.from, from), seq, &mut self.out.usage);
+            tell_hung(meter, (meter.rest.from, from), seq, &mut self.out.usage);
             meter.transformer = record.transformer;
             tell_hung(meter, (from, meter.to), seq, &mut self.out.usage);
         }
@@ -138,7 +138,7 @@ impl Books {
         let Installation { meter: id, account, at, start } = *installation;
         let index = id.0 as usize;
         let newest = self.by_meter.get(index).and_then(|slot| self.meters.get(*slot as usize));
-        if newest.is_some_and(|meter| at <= meter.from) {
+        if newest.is_some_and(|meter| at <= meter.rest.from) {
             // Installations follow each other; the registry lets no other pass.
             return;
         }
@@ -153,7 +153,7 @@ impl Books {
         }
         let before = self.by_meter[index];
         if let Some(meter) = self.meters.get(before as usize) {
-            self.earlier.insert((id, meter.from), before);
+            self.earlier.insert((id, meter.rest.from), before);
         }
         let mut meter = Meter::new(id, account, at);
         meter.account_slot =
@@ -166,16 +166,17 @@ impl Books {
         let slot = self.meters.len() as u32;
         self.by_meter[index] = slot;
         self.meters.push(meter);
+        self.rings.add(Default::default());
         let mut desk = desk!(self, slot, seq);
         if let Some(start) = start {
-            desk.meter.start = start;
+            desk.meter.rest.start = start;
             desk.meter.set(Meter::STARTED, true);
             desk.begin(Sample::anchor(at, start));
         }
         let Desk { account, rates, .. } = desk;
         if let Some(account) = account {
             account.begin(id, at, rates);
-            self.standing_due = self.standing_due.min(account.standing_due);
+            self.standing_due = self.standing_due.min(account.rest.standing_due);
             self.supply_new_meter(seq, installation.account);
         }
     }
@@ -186,9 +187,9 @@ impl Books {
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
         if meter.to == OPEN_END {
             meter.to = at.max(meter.newest.plus(1));
-            tell_hung(meter, (meter.from, meter.to), seq, &mut self.out.usage);
+            tell_hung(meter, (meter.rest.from, meter.to), seq, &mut self.out.usage);
             if let Some(account) = self.accounts.get_mut(meter.account_slot as usize) {
-                account.active_to = at;
+                account.rest.active_to = at;
             }
         }
     }
@@ -250,7 +251,7 @@ impl Books {
             return Outcome::Accepted;
         }
         let mut samples = Vec::new();
-        desk.meter.samples(&mut samples);
+        desk.meter.samples(&desk.ring, &mut samples);
         match desk.insert(&mut samples, sample) {
             Late::Final(outcome) => {
                 if outcome == Outcome::Accepted {
@@ -274,7 +275,7 @@ fn tell_hung(
 ) {
     if meter.transformer != TransformerId::NONE {
         let is_supply = meter.has(Meter::SUPPLY);
-        let news = News::Installed { meter: meter.id, from, to, is_supply };
+        let news = News::Installed { meter: meter.rest.id, from, to, is_supply };
         usage.push(Usage { seq, key: meter.transformer.0, news });
     }
 }

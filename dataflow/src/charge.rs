@@ -30,12 +30,10 @@ impl Sum {
     #[inline]
     pub(crate) fn add(&mut self, stretch: &mut Stretch, cell: Cell, wh: i64) -> Option<Money> {
         let is_here = cell.period == self.period && cell.version == self.version;
-        if !is_here || wh < 0 || wh > stretch.left {
-            return None;
-        }
+        let left = i64::from(stretch.left).checked_sub(wh).filter(|_| wh >= 0);
+        stretch.left = u32::try_from(left.filter(|_| is_here)?).ok()?;
         self.wh += wh;
-        stretch.left -= wh;
-        let price_e4 = cell.price_e4.saturating_add(stretch.adder_e4);
+        let price_e4 = cell.price_e4.saturating_add(stretch.adder_e4.into());
         Some(Money::from_ticks(price_e4.saturating_mul(wh)))
     }
 }

@@ -6,6 +6,7 @@ use meter::{AlarmPolicy, Current, INTERVAL_S, MeterRecord, Voltage};
 
 use crate::alarm::Thresholds;
 use crate::doctor::Limits;
+use crate::gap::absent;
 
 /// Names a class at one worker.
 pub(crate) type ClassIndex = u32;
@@ -16,6 +17,8 @@ pub(crate) struct Class {
     pub(crate) limits: Limits,
     pub(crate) thresholds: Thresholds,
     pub(crate) period_s: u32,
+    /// Whether nothing is absent between readings an interval apart.
+    pub(crate) is_whole_interval: bool,
     /// The most a register can rise in an interval, Wh.
     pub(crate) interval_wh_max: u64,
     pub(crate) voltage_nominal: Voltage,
@@ -45,6 +48,7 @@ impl Classes {
             let limits = Limits::of(record);
             self.all.push(Class {
                 limits,
+                is_whole_interval: absent(INTERVAL_S, record.period_s) == 0,
                 interval_wh_max: limits.rise_max(INTERVAL_S),
                 thresholds: Thresholds::of(voltage_nominal, current_max, policy),
                 period_s: record.period_s.max(1),

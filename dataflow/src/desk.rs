@@ -12,6 +12,7 @@ use crate::gap::RowOf;
 use crate::installed::Meter;
 use crate::loss::{News, Sums, Usage};
 use crate::rates::{Cell, Rates};
+use crate::ring::Ring;
 use crate::sample::Pair;
 use crate::stats::Spreads;
 
@@ -68,6 +69,7 @@ impl Out {
 #[derive(Debug)]
 pub(crate) struct Desk<'a> {
     pub(crate) meter: &'a mut Meter,
+    pub(crate) ring: Ring<'a>,
     pub(crate) class: &'a Class,
     pub(crate) account: Option<&'a mut Account>,
     pub(crate) rates: &'a mut Rates,
@@ -94,7 +96,7 @@ impl Desk<'_> {
     pub(crate) fn row(&mut self, metered: Metered, cell: Cell, spreads: &Spreads) {
         let Metered { start, energy, register, quality, is_news } = metered;
         self.out.effects.intervals.push(IntervalRow {
-            meter: self.meter.id,
+            meter: self.meter.rest.id,
             start,
             account: self.meter.account,
             transformer: self.meter.transformer,
@@ -145,7 +147,7 @@ impl Desk<'_> {
     /// Enters what a block period is charged, at an instant within the part.
     #[inline]
     pub(crate) fn enter_energy(&mut self, kind: LedgerKind, part: &Part, at: UnixSeconds) {
-        let meter: MeterId = self.meter.id;
+        let meter: MeterId = self.meter.rest.id;
         let cause = Cause::Readings { meter, from: part.from, to: part.to };
         let Some(account) = &mut self.account else { return };
         let amount = Money::from_ticks(part.ticks.saturating_neg());
@@ -160,7 +162,7 @@ impl Desk<'_> {
         let balance = self.account.as_ref().map_or(Money::ZERO, |account| account.balance());
         self.out.effects.balances.push(BalanceRow {
             account: self.meter.account,
-            meter: self.meter.id,
+            meter: self.meter.rest.id,
             balance,
             as_of: self.meter.newest,
             complete_through: self.meter.complete_through(),
@@ -170,7 +172,7 @@ impl Desk<'_> {
 
     pub(crate) fn panel(&mut self) -> Panel<'_> {
         Panel {
-            subject: Subject::Meter(self.meter.id),
+            subject: Subject::Meter(self.meter.rest.id),
             on: &mut self.meter.alarms,
             seq: self.seq,
             rows: &mut self.out.effects.alarms,
@@ -178,7 +180,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn gap_rows(&self) -> RowOf {
-        RowOf { meter: self.meter.id, period_s: self.class.period_s, rev: self.seq }
+        RowOf { meter: self.meter.rest.id, period_s: self.class.period_s, rev: self.seq }
     }
 }
 

@@ -25,9 +25,9 @@ layout!(Gaps { open });
 /// Gaps a meter may have open at once; a late reading that would make one more is turned away.
 pub(crate) const GAPS_MAX: usize = 4096;
 
-/// How many readings are absent between two neighbouring stamps of a meter with this period.
-pub(crate) fn absent(from: UnixSeconds, to: UnixSeconds, period_s: u32) -> u32 {
-    (to.since(from) / period_s.max(1)).saturating_sub(1)
+/// How many readings are absent between two stamps so far apart, of a meter with this period.
+pub(crate) fn absent(apart_s: u32, period_s: u32) -> u32 {
+    (apart_s / period_s.max(1)).saturating_sub(1)
 }
 
 impl Gaps {
@@ -59,7 +59,7 @@ impl Gaps {
         to: UnixSeconds,
         rows: &mut Vec<GapRow>,
     ) {
-        if absent(from, to, row.period_s) == 0 {
+        if absent(to.since(from), row.period_s) == 0 {
             return;
         }
         let at = self.open.partition_point(|gap| gap.from < from);
@@ -104,7 +104,7 @@ pub(crate) struct RowOf {
 impl RowOf {
     pub(crate) fn of(self, from: UnixSeconds, to: UnixSeconds, state: GapState) -> GapRow {
         let missing = match state {
-            GapState::Open => absent(from, to, self.period_s),
+            GapState::Open => absent(to.since(from), self.period_s),
             GapState::Closed => 0,
         };
         GapRow { meter: self.meter, from, to, missing, state, rev: self.rev }

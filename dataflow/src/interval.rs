@@ -13,16 +13,16 @@ use crate::usual::Usual;
 impl Desk<'_> {
     /// Takes in the first sample: the base of billing, charged with nothing.
     pub(crate) fn begin(&mut self, sample: Sample) {
-        self.meter.push(sample);
-        self.meter.first = sample.at;
-        self.meter.open_energy = 0;
+        self.meter.push(&mut self.ring, sample);
+        self.meter.rest.first = sample.at;
+        self.meter.rest.open_energy = 0;
         self.meter.set(Meter::EXACT, sample.at.is_boundary());
         self.reset_open_stats();
         if !sample.at.is_boundary() {
             self.add_open_stats(&sample);
         }
         self.meter.day_end = self.day_end(sample.at);
-        self.meter.usual = Usual::begin(sample.register.wh());
+        self.meter.rest.usual = Usual::begin(sample.register.wh());
         self.meter.day_watch = u64::MAX;
     }
 
@@ -31,7 +31,7 @@ impl Desk<'_> {
         let pair = Pair::between(&newest, &sample, self.class.limits.modulus);
         self.intervals(&pair, &newest, &sample);
         self.watch_day(&pair, &newest, &sample);
-        self.meter.push(sample);
+        self.meter.push(&mut self.ring, sample);
     }
 
     /// The intervals that the sample ends, and what it adds to the one that is not over.
@@ -44,7 +44,7 @@ impl Desk<'_> {
         while start.plus(INTERVAL_S) <= sample.at {
             let end = start.plus(INTERVAL_S);
             let rise = pair.rise_at(end);
-            let energy = self.meter.open_energy + rise - risen;
+            let energy = self.meter.rest.open_energy + rise - risen;
             let is_exact = self.meter.has(Meter::EXACT) && end == sample.at && !pair.broken;
             if end == sample.at {
                 self.add_open_stats(sample);
@@ -62,13 +62,13 @@ impl Desk<'_> {
                 let metered = Metered { start, energy, register, quality, is_news: true };
                 self.row(metered, cell, &spreads);
             }
-            self.meter.open_energy = 0;
+            self.meter.rest.open_energy = 0;
             self.meter.set(Meter::EXACT, end == sample.at);
             self.reset_open_stats();
             (start, risen) = (end, rise);
         }
         if start < sample.at {
-            self.meter.open_energy += pair.rise - risen;
+            self.meter.rest.open_energy += pair.rise - risen;
             self.add_open_stats(sample);
         }
         if pair.broken && start < sample.at {
@@ -78,15 +78,15 @@ impl Desk<'_> {
     }
 
     fn add_open_stats(&mut self, sample: &Sample) {
-        self.meter.open_stats.get_or_insert_default().add(sample);
+        self.meter.rest.open_stats.get_or_insert_default().add(sample);
     }
 
     fn open_spreads(&self) -> Spreads {
-        self.meter.open_stats.as_ref().map_or_else(Spreads::default, |stats| stats.spreads())
+        self.meter.rest.open_stats.as_ref().map_or_else(Spreads::default, |stats| stats.spreads())
     }
 
     fn reset_open_stats(&mut self) {
-        if let Some(stats) = &mut self.meter.open_stats {
+        if let Some(stats) = &mut self.meter.rest.open_stats {
             **stats = Stats::default();
         }
     }
@@ -104,7 +104,7 @@ impl Desk<'_> {
         let start = from.register.wh();
         while to.at > self.meter.day_end {
             let day_end = self.meter.day_end;
-            let usual = &mut self.meter.usual;
+            let usual = &mut self.meter.rest.usual;
             let reached = start + if day_end > pair.from { pair.rise_at(day_end) } else { 0 };
             let used = usual.used(reached);
             let bound = usual.of_mean(self.policy.alarms.unusual_clear);
@@ -115,10 +115,10 @@ impl Desk<'_> {
             }
             self.meter.day_end = self.day_end(day_end);
         }
-        self.meter.usual.shift(start, pair.rise, to.register.wh());
-        self.meter.day_watch = self.meter.usual.watch(self.policy.alarms.unusual_raise);
+        self.meter.rest.usual.shift(start, pair.rise, to.register.wh());
+        self.meter.day_watch = self.meter.rest.usual.watch(self.policy.alarms.unusual_raise);
         if to.register.wh() > self.meter.day_watch {
-            let used = self.meter.usual.used(to.register.wh());
+            let used = self.meter.rest.usual.used(to.register.wh());
             let value = i64::try_from(used).unwrap_or(i64::MAX);
             self.panel().raise(AlarmCode::UnusualUse, to.at, value);
         }
@@ -166,7 +166,9 @@ impl Desk<'_> {
     /// Alarms that a reading in order raises or clears.
     #[inline]
     pub(crate) fn watch_sample(&mut self, sample: &Sample) {
-        if self.meter.alarms != 0 || !self.class.thresholds.is_quiet(sample) {
+        let Sample { fields, voltage, current, .. } = sample;
+        let is_quiet = self.class.thresholds.is_quiet(*fields, voltage, current);
+        if self.meter.alarms != 0 || !is_quiet {
             let (class, policy) = (self.class, self.policy);
             alarm::electrical(&mut self.panel(), sample, class, &policy.alarms);
         }

@@ -34,7 +34,7 @@ impl Desk<'_> {
         }
         let right = samples.get(at).copied();
         let left = at.checked_sub(1).map(|before| samples[before]);
-        let is_first = left.is_none() && right.is_some_and(|s| s.at == self.meter.first);
+        let is_first = left.is_none() && right.is_some_and(|s| s.at == self.meter.rest.first);
         let Some(right) = right.filter(|s| is_first || !s.has(Sample::LOST)) else {
             // What is held to the left may be weeks away: the neighbours are between.
             return self.unknown(sample.at, None, None);
@@ -45,7 +45,7 @@ impl Desk<'_> {
         if let Err(reason) = self.fits(left.as_ref(), &sample, &right) {
             return Late::Final(Outcome::Quarantined(reason));
         }
-        if self.meter.cold.as_ref().is_some_and(|cold| cold.gaps.is_full()) {
+        if self.meter.rest.cold.as_ref().is_some_and(|cold| cold.gaps.is_full()) {
             return Late::Final(Outcome::Quarantined(QuarantineReason::ParkingFull));
         }
         samples.insert(at, sample);
@@ -54,7 +54,7 @@ impl Desk<'_> {
             return self.unknown(sample.at, left, Some(right));
         }
         if is_first {
-            self.meter.first = sample.at;
+            self.meter.rest.first = sample.at;
             samples[at + 1].flags &= !Sample::LOST;
         }
         self.recharge(left.as_ref(), &sample, &right);
@@ -113,7 +113,7 @@ impl Desk<'_> {
         }
         let start = samples[left].at.interval_start();
         let mut low = left;
-        while samples[low].at > start && samples[low].at != self.meter.first && !is_first {
+        while samples[low].at > start && samples[low].at != self.meter.rest.first && !is_first {
             if low == 0 || samples[low].has(Sample::LOST) {
                 return false;
             }
@@ -137,7 +137,7 @@ impl Desk<'_> {
         left: Option<Sample>,
         right: Option<Sample>,
     ) -> Late {
-        let gap = self.meter.cold.as_ref().and_then(|cold| cold.gaps.around(at));
+        let gap = self.meter.rest.cold.as_ref().and_then(|cold| cold.gaps.around(at));
         let (from, to) = gap.map_or_else(
             || {
                 let period_s = self.class.period_s;
@@ -146,7 +146,7 @@ impl Desk<'_> {
             },
             |gap| (gap.from, gap.to),
         );
-        Late::Unknown(Window::around(from, to).within(self.meter.from, self.meter.to))
+        Late::Unknown(Window::around(from, to).within(self.meter.rest.from, self.meter.to))
     }
 
     /// Rates the energy between the neighbours again. Where it was rated before, the difference is
@@ -250,18 +250,18 @@ impl Desk<'_> {
             return;
         }
         let first = samples.partition_point(|s| s.at <= start);
-        let has_start = first > 0 || samples.first().is_some_and(|s| s.at == self.meter.first);
+        let has_start = first > 0 || samples.first().is_some_and(|s| s.at == self.meter.rest.first);
         let is_held = samples.iter().skip(first.max(1)).all(|s| !s.has(Sample::LOST));
         if !has_start || !is_held {
             // Both neighbours lie in this interval: its energy stands, it has one more sample.
-            self.meter.open_stats.get_or_insert_default().add(&samples[at]);
+            self.meter.rest.open_stats.get_or_insert_default().add(&samples[at]);
             return;
         }
         let seen = self.between(samples, start, self.meter.newest);
-        self.meter.open_energy = seen.energy;
+        self.meter.rest.open_energy = seen.energy;
         let is_exact = samples.iter().any(|s| s.at == start) && !seen.is_broken;
         self.meter.set(Meter::EXACT, is_exact);
-        self.meter.open_stats = Some(Box::new(seen.stats));
+        self.meter.rest.open_stats = Some(Box::new(seen.stats));
     }
 
     /// What samples say of the stretch from `start` to `end`.

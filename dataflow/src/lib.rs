@@ -30,6 +30,7 @@ mod interval;
 mod late;
 mod parking;
 mod regular;
+mod ring;
 mod stats;
 
 mod account;

@@ -123,12 +123,12 @@ impl Books {
     pub(crate) fn stand_account(&mut self, id: AccountId, at: UnixSeconds, seq: Seq) {
         let slot = self.account_slot(id);
         let account = &mut self.accounts[slot as usize];
-        let newest = self.by_meter.get(account.meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        let newest = self.by_meter.get(account.rest.meter.0 as usize).copied().unwrap_or(NO_SLOT);
         let meter = self.meters.get(newest as usize);
         alarm::balance(account, at, seq, &mut self.out.effects.alarms);
         self.out.effects.balances.push(BalanceRow {
             account: id,
-            meter: account.meter,
+            meter: account.rest.meter,
             balance: account.balance(),
             as_of: meter.map_or(UnixSeconds(0), |meter| meter.newest),
             complete_through: meter.map_or(UnixSeconds(0), Meter::complete_through),

@@ -44,9 +44,9 @@ struct Span {
 /// What the energy after a sum costs beside the price of its rate, and how long that holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Stretch {
-    pub(crate) adder_e4: i64,
-    /// Wh to the next block.
-    pub(crate) left: i64,
+    pub(crate) adder_e4: i32,
+    /// Wh to the next block, or less.
+    pub(crate) left: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +158,10 @@ impl Rates {
         let within = blocks.iter().find(|block| block.from <= wh && wh < block.to);
         let next = blocks.iter().map(|block| block.from).filter(|from| *from > wh).min();
         let end = within.map(|block| block.to).or(next).unwrap_or(i64::MAX);
-        Stretch { adder_e4: within.map_or(0, |block| block.adder_e4), left: end.saturating_sub(wh) }
+        let left = u32::try_from(end.saturating_sub(wh)).unwrap_or(u32::MAX);
+        let adder_e4 = i32::try_from(within.map_or(0, |block| block.adder_e4));
+        // A plan has no adder that does not fit: no energy would go the short way.
+        adder_e4.map(|adder_e4| Stretch { adder_e4, left }).unwrap_or_default()
     }
 
     /// The price of a rate of a version.

@@ -5,89 +5,111 @@
 //! this one only knows what it need not ask.
 
 use meter::{
-    Cause, Energy, INTERVAL_S, LedgerKind, Money, Policy, Reading, Regular, TransformerId,
+    AccountId, Cause, Energy, INTERVAL_S, LedgerKind, MeterId, Money, Policy, Reading, Regular,
+    Seq, TransformerId, UnixSeconds,
 };
 
 use crate::account::Movement;
 use crate::alarm;
+use crate::books::{Books, desk};
 use crate::class::Class;
 use crate::desk::Desk;
 use crate::installed::Meter;
-use crate::rates::Cell;
+use crate::reference::NO_RATES;
 use crate::sample::{Pair, Sample};
 
-/// What the register rose with a regular reading, Wh; `None` for any other reading.
-#[inline]
-pub(crate) fn rise(
-    meter: &Meter,
-    reading: &Reading,
-    class: &Class,
-    policy: &Policy,
-) -> Option<u64> {
-    let Reading { taken_at, received_at, register, .. } = *reading;
-    let is_next = taken_at.0.wrapping_sub(meter.newest.0) == INTERVAL_S
-        && taken_at.is_boundary()
-        && meter.has(Meter::EXACT)
-        && taken_at < meter.to
-        && taken_at.since(received_at) <= policy.future_s_max;
-    // A register that fell rose by more than any meter can carry.
-    let rise = register.wh().wrapping_sub(meter.newest_register.wh());
-    (is_next && rise <= class.interval_wh_max).then_some(rise)
-}
-
-impl Desk<'_> {
-    /// Takes a regular reading in.
+impl Books {
+    /// Takes a reading in if it is regular.
     #[inline]
-    pub(crate) fn regular(&mut self, reading: &Reading, rise: u64) {
-        let (from, to) = (self.meter.newest, reading.taken_at);
-        self.gap_before(from, to);
-        let cell = self.rates.cell(from);
-        let (amount, balance, number) = self.charge_regular(cell, rise, reading);
+    pub(crate) fn regular(&mut self, seq: Seq, reading: &Reading) -> bool {
+        let Some(slot) = self.by_meter.get(reading.meter.0 as usize).copied() else { return false };
+        let Some(meter) = self.meters.get_mut(slot as usize) else { return false };
+        let class = self.classes.get(meter.class);
+        let rise = rise(meter, reading, class, &self.reference.policy);
+        let Some(rise) = rise else { return false };
+        let (from, to) = (meter.newest, reading.taken_at);
+
+        let account = self.accounts.get_mut(meter.account_slot as usize);
+        let rates = account.as_ref().map_or(NO_RATES, |account| account.rates);
+        let rates = &mut self.reference.rates[usize::from(rates)];
+        let cell = rates.cell(from);
+        let (mut amount, mut balance, mut number) = (Money::ZERO, Money::ZERO, 0);
+        if let Some(account) = account {
+            let charge = account.charge(cell, i64::try_from(rise).unwrap_or(i64::MAX), rates);
+            amount = Money::from_ticks(charge.ticks().saturating_neg());
+            if !account.has_room(amount) {
+                let movement = movement(reading.meter, meter.account, amount, to);
+                account.make_room(&movement, seq, &mut self.out.effects);
+            }
+            account.move_by(amount);
+            alarm::balance(account, to, seq, &mut self.out.effects.alarms);
+            (balance, number) = (account.balance(), account.number());
+        }
+
         self.out.effects.regular.push(Regular {
-            seq: self.seq,
+            seq,
             energy: Energy::from_wh(rise),
             cost: cell.cost(rise),
             amount,
             balance,
-            account: self.meter.account,
-            transformer: self.meter.transformer,
+            account: meter.account,
+            transformer: meter.transformer,
             number,
-            complete_through: to.min(self.meter.oldest_gap),
+            complete_through: to.min(meter.oldest_gap),
             rate: cell.rate,
         });
-        if self.meter.transformer != TransformerId::NONE {
-            self.out.tell_certain(self.meter, from, rise, self.seq);
+        if meter.transformer != TransformerId::NONE {
+            self.out.tell_certain(meter, from, rise, seq);
         }
-        let sample = Sample::of(reading);
-        if to > self.meter.day_end || reading.register.wh() > self.meter.day_watch {
-            let newest = Sample::anchor(from, self.meter.newest_register);
-            self.look_at_day(&Pair { from, to, rise, broken: false }, &newest, &sample);
+        let Reading { register, fields, voltage, current, .. } = reading;
+        let is_quiet = class.thresholds.is_quiet(*fields, voltage, current);
+        let is_usual = to <= meter.day_end && register.wh() <= meter.day_watch;
+        let is_calm = is_usual & is_quiet & (meter.alarms == 0);
+        *meter.make_newest(&mut self.rings.of(slot), to, *register) = Sample::of(reading);
+        if !is_calm {
+            self.look_at(slot, seq, reading, rise);
         }
-        self.meter.push(sample);
-        if self.meter.alarms != 0 {
-            self.trust(to);
-        }
-        self.watch_sample(&sample);
+        true
     }
 
-    /// Charges the energy of one interval: the amount, the balance after it and the number of the
-    /// account's last movement.
-    #[inline]
-    fn charge_regular(&mut self, cell: Cell, rise: u64, reading: &Reading) -> (Money, Money, u32) {
-        let Some(account) = &mut self.account else { return (Money::ZERO, Money::ZERO, 0) };
-        let charge = account.charge(cell, i64::try_from(rise).unwrap_or(i64::MAX), self.rates);
-        let amount = Money::from_ticks(charge.ticks().saturating_neg());
-        if !account.has_room(amount) {
-            let Reading { meter, taken_at: at, .. } = *reading;
-            let cause = Cause::Readings { meter, from: at.minus(INTERVAL_S), to: at };
-            let (account_id, kind) = (self.meter.account, LedgerKind::Energy);
-            let movement = Movement { account: account_id, kind, amount, at, cause };
-            account.make_room(&movement, self.seq, &mut self.out.effects);
+    /// Looks at the running day and at the alarms of the meter after a regular reading.
+    #[cold]
+    fn look_at(&mut self, slot: u32, seq: Seq, reading: &Reading, rise: u64) {
+        let (to, register) = (reading.taken_at, reading.register);
+        let mut desk = desk!(self, slot, seq);
+        let sample = Sample::of(reading);
+        if to > desk.meter.day_end || register.wh() > desk.meter.day_watch {
+            let from = to.minus(INTERVAL_S);
+            let before = Sample::anchor(from, Energy::from_wh(register.wh() - rise));
+            desk.look_at_day(&Pair { from, to, rise, broken: false }, &before, &sample);
         }
-        account.move_by(amount);
-        alarm::balance(account, reading.taken_at, self.seq, &mut self.out.effects.alarms);
-        (amount, account.balance(), account.number())
+        if desk.meter.alarms != 0 {
+            desk.trust(to);
+        }
+        desk.watch_sample(&sample);
     }
+}
+
+/// What the register rose with a regular reading, Wh; `None` for any other reading.
+#[inline]
+fn rise(meter: &Meter, reading: &Reading, class: &Class, policy: &Policy) -> Option<u64> {
+    let Reading { taken_at, received_at, register, .. } = *reading;
+    let is_next = taken_at.0.wrapping_sub(meter.newest.0) == INTERVAL_S
+        && taken_at.is_boundary()
+        && meter.state & (Meter::EXACT | Meter::TAIL_GAP) == Meter::EXACT
+        && taken_at < meter.to
+        && taken_at.since(received_at) <= policy.future_s_max;
+    // No gap opens, closes, or is so old that it is forgotten.
+    let keeps_gaps = class.is_whole_interval && meter.oldest_gap > taken_at.minus(policy.horizon_s);
+    // A register that fell rose by more than any meter can carry.
+    let rise = register.wh().wrapping_sub(meter.newest_register.wh());
+    (is_next && keeps_gaps && rise <= class.interval_wh_max).then_some(rise)
+}
+
+/// The movement of an account for the interval that ends at `to`.
+fn movement(meter: MeterId, account: AccountId, amount: Money, to: UnixSeconds) -> Movement {
+    let cause = Cause::Readings { meter, from: to.minus(INTERVAL_S), to };
+    Movement { account, kind: LedgerKind::Energy, amount, at: to, cause }
 }
 
 #[cfg(test)]

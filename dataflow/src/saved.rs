@@ -4,7 +4,7 @@ use meter::{Current, GatewayId, MeterId, MeterRecord, Role, Stored, TransformerI
 
 use crate::account::Account;
 use crate::books::{Books, NO_SLOT};
-use crate::installed::{Meter, NO_ACCOUNT};
+use crate::installed::{Meter, NO_ACCOUNT, Whole};
 use crate::loss::{Loss, Unit};
 use crate::reference::Reference;
 use crate::router::owner;
@@ -34,10 +34,12 @@ impl Books {
             let known = self.records.iter().filter(|record| record.period_s != 0);
             records.extend(known.map(|r| Record::of(METER, r.meter.0.into(), &RecordOf(*r))));
         }
-        records.extend(self.accounts.iter().map(|a| Record::of(ACCOUNT, a.id.0.into(), a)));
-        records.extend(self.meters.iter().map(|meter| {
-            let key = u64::from(meter.id.0) << 32 | u64::from(meter.from.0);
-            Record::of(INSTALLED, key, meter)
+        records.extend(self.accounts.iter().map(|a| Record::of(ACCOUNT, a.rest.id.0.into(), a)));
+        records.extend(self.meters.iter().enumerate().map(|(slot, meter)| {
+            let key = u64::from(meter.rest.id.0) << 32 | u64::from(meter.rest.from.0);
+            let mut bytes = Vec::new();
+            Whole { meter, ring: self.rings.samples(slot) }.put(&mut bytes);
+            Record { kind: INSTALLED, key, bytes }
         }));
         let supply = self.supply.values();
         records.extend(supply.map(|s| Record::of(SUPPLY, s.account.0.into(), s)));
@@ -62,7 +64,7 @@ impl Books {
             match record.kind {
                 METER => books.note_record(&RecordOf::take(&mut bytes)?.0),
                 ACCOUNT => books.take_account(Account::take(&mut bytes)?)?,
-                INSTALLED => books.take_meter(Meter::take(&mut bytes)?)?,
+                INSTALLED => books.take_meter(Whole::take(&mut bytes)?)?,
                 GATEWAY => {
                     let gateway = Gateway::take(&mut bytes)?;
                     if owner(gateway.id().0, workers) == worker {
@@ -85,27 +87,28 @@ impl Books {
     }
 
     fn take_account(&mut self, account: Account) -> Option<()> {
-        if owner(account.id.0, self.workers) != self.worker {
+        if owner(account.rest.id.0, self.workers) != self.worker {
             return Some(());
         }
         self.reference.rates.get(usize::from(account.rates))?;
-        self.standing_due = self.standing_due.min(account.standing_due);
-        let slot = self.account_slot(account.id);
+        self.standing_due = self.standing_due.min(account.rest.standing_due);
+        let slot = self.account_slot(account.rest.id);
         self.accounts[slot as usize] = account;
         Some(())
     }
 
-    fn take_meter(&mut self, mut meter: Meter) -> Option<()> {
-        let key = if meter.account.is_some() { meter.account.0 } else { meter.id.0 };
+    fn take_meter(&mut self, whole: Whole<Meter>) -> Option<()> {
+        let Whole { mut meter, ring } = whole;
+        let key = if meter.account.is_some() { meter.account.0 } else { meter.rest.id.0 };
         if owner(key, self.workers) != self.worker {
             return Some(());
         }
-        let index = meter.id.0 as usize;
+        let index = meter.rest.id.0 as usize;
         if self.by_meter.len() <= index {
             self.by_meter.resize(index + 1, NO_SLOT);
         }
         if let Some(before) = self.meters.get(self.by_meter[index] as usize) {
-            self.earlier.insert((meter.id, before.from), self.by_meter[index]);
+            self.earlier.insert((meter.rest.id, before.rest.from), self.by_meter[index]);
         }
         let slot = self.meters.len() as u32;
         self.by_meter[index] = slot;
@@ -113,13 +116,14 @@ impl Books {
             if meter.account.is_some() { self.account_slot(meter.account) } else { NO_ACCOUNT };
         let record = self.records.get(index)?;
         meter.class = self.classes.of(record, &self.reference.policy.alarms);
-        if let Some(cold) = &meter.cold {
+        if let Some(cold) = &meter.rest.cold {
             self.parked[meter.lot() as usize] += cold.parking.len() as u16;
         }
         if meter.has(Meter::DIRTY) {
             self.dirty.push(slot);
         }
         self.meters.push(meter);
+        self.rings.add(ring);
         Some(())
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn watch_meter(
     seq: Seq,
     effects: &mut Effects,
 ) {
-    let newest = if meter.is_empty() { meter.from } else { meter.newest };
+    let newest = if meter.is_empty() { meter.rest.from } else { meter.newest };
     let since = now.since(newest);
     if since <= period_s || meter.to != OPEN_END {
         return;
@@ -28,13 +28,13 @@ pub(crate) fn watch_meter(
     let deadline = period_s.saturating_add(policy.gap_grace_s);
     if since > deadline && !meter.has(Meter::TAIL_GAP) {
         meter.set(Meter::TAIL_GAP, true);
-        let row = RowOf { meter: meter.id, period_s, rev: seq };
+        let row = RowOf { meter: meter.rest.id, period_s, rev: seq };
         let missing = since / period_s;
         let open = row.of(newest, UnixSeconds(0), GapState::Open);
         effects.gaps.push(meter::GapRow { missing, ..open });
     }
     if since > period_s.saturating_mul(policy.silent_periods) {
-        let (subject, rows) = (Subject::Meter(meter.id), &mut effects.alarms);
+        let (subject, rows) = (Subject::Meter(meter.rest.id), &mut effects.alarms);
         let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
         panel.raise(AlarmCode::MeterSilent, now, i64::from(since));
     }
@@ -118,7 +118,7 @@ impl Gateway {
 pub(crate) fn hear_meter(meter: &mut Meter, event: &MeterEvent, seq: Seq, effects: &mut Effects) {
     let at = event.taken_at;
     let newest = meter.newest;
-    let (subject, rows) = (Subject::Meter(meter.id), &mut effects.alarms);
+    let (subject, rows) = (Subject::Meter(meter.rest.id), &mut effects.alarms);
     let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
     match event.code {
         EventCode::PowerDown => {

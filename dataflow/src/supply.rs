@@ -123,7 +123,7 @@ impl Books {
         self.reference.supply = *policy;
         let overdrawn = bit(AlarmCode::Overdrawn) as u16;
         let over = self.accounts.iter().filter(|account| account.alarms & overdrawn != 0);
-        let over: Vec<AccountId> = over.map(|account| account.id).collect();
+        let over: Vec<AccountId> = over.map(|account| account.rest.id).collect();
         over.into_iter().for_each(|id| {
             self.supply(id);
         });
@@ -153,7 +153,7 @@ impl Books {
     pub(crate) fn close(&mut self, seq: Seq, closing: &Closing) {
         let slot = self.account_slot(closing.account);
         let account = &mut self.accounts[slot as usize];
-        account.active_to = account.active_to.min(closing.at);
+        account.rest.active_to = account.rest.active_to.min(closing.at);
         self.supply(closing.account).is_closed = 1;
         self.decide(seq, closing.account);
     }
@@ -223,7 +223,7 @@ impl Books {
     fn trip_alarm(&mut self, id: AccountId, trip: Option<Trip>, at: UnixSeconds, seq: Seq) {
         let Some(slot) = self.served_by(id) else { return };
         let meter = &mut self.meters[slot as usize];
-        let (subject, rows) = (Subject::Meter(meter.id), &mut self.out.effects.alarms);
+        let (subject, rows) = (Subject::Meter(meter.rest.id), &mut self.out.effects.alarms);
         let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
         match trip {
             Some(trip) => panel.raise(AlarmCode::SupplyTrip, at, trip.code().into()),
@@ -335,13 +335,13 @@ impl Books {
             return Err(OrderReason::Exempt);
         };
         let is_exempt = !self.reference.supply.is_cutting
-            || account.is_prepaid == 0
+            || account.rest.is_prepaid == 0
             || supply.is_protected == 1
             || supply.is_closed == 1;
         if is_exempt {
             return Err(OrderReason::Exempt);
         }
-        if !is_overdrawn(account.balance(), account.overdraft) || !account.has_moved() {
+        if !is_overdrawn(account.balance(), account.rest.overdraft) || !account.has_moved() {
             return Err(OrderReason::Paid);
         }
         if supply.trip != 0 {
@@ -373,17 +373,17 @@ impl Books {
         if self.served_by(id).is_none() || supply.is_closed == 1 {
             return Err(OrderReason::Replaced);
         }
-        if account.is_prepaid == 0 || supply.is_protected == 1 {
+        if account.rest.is_prepaid == 0 || supply.is_protected == 1 {
             return Ok(OrderReason::Exempt);
         }
         let is_paid = account.balance() >= supply.reconnect_at
-            && !is_overdrawn(account.balance(), account.overdraft);
+            && !is_overdrawn(account.balance(), account.rest.overdraft);
         if is_paid { Ok(OrderReason::Paid) } else { Err(OrderReason::Overdrawn) }
     }
 
     fn make_order(&mut self, seq: Seq, id: AccountId, kind: OrderKind, reason: OrderReason) {
         let (now, policy) = (self.reference.now, self.reference.supply);
-        let meter = self.account(id).map_or(MeterId::NONE, |account| account.meter);
+        let meter = self.account(id).map_or(MeterId::NONE, |account| account.rest.meter);
         let supply = self.supply(id);
         supply.orders += 1;
         let order = Order {
@@ -425,7 +425,7 @@ impl Books {
     fn relay_alarm(&mut self, seq: Seq, order: &Order, at: UnixSeconds) {
         let slot = self.by_meter.get(order.meter.0 as usize).copied().unwrap_or(NO_SLOT);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
-        let (subject, rows) = (Subject::Meter(meter.id), &mut self.out.effects.alarms);
+        let (subject, rows) = (Subject::Meter(meter.rest.id), &mut self.out.effects.alarms);
         let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
         match order.state {
             OrderState::Failed => panel.raise(AlarmCode::Relay, at, order.attempt.into()),
@@ -457,7 +457,7 @@ impl Books {
     /// Where the installation stands that serves an account now.
     fn served_by(&self, id: AccountId) -> Option<u32> {
         let account = self.account(id)?;
-        let slot = self.by_meter.get(account.meter.0 as usize).copied()?;
+        let slot = self.by_meter.get(account.rest.meter.0 as usize).copied()?;
         let meter: &Meter = self.meters.get(slot as usize)?;
         (meter.account == id && meter.to == OPEN_END).then_some(slot)
     }
@@ -473,7 +473,7 @@ impl Books {
     /// Offers emergency credit below its threshold, once until it is paid back.
     fn offer(&mut self, seq: Seq, id: AccountId) {
         let Some(account) = self.account(id) else { return };
-        let (balance, is_prepaid) = (account.balance(), account.is_prepaid == 1);
+        let (balance, is_prepaid) = (account.balance(), account.rest.is_prepaid == 1);
         let at = self.reference.now;
         let Some(supply) = self.supply.get_mut(&id) else { return };
         let is_open = is_prepaid

@@ -68,6 +68,16 @@ stored_newtypes! {
     PowerFactor(i16) = PowerFactor::from_milli, PowerFactor::milli;
 }
 
+impl<T: Stored> Stored for Box<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        T::put(self, out);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        T::take(bytes).map(Self::new)
+    }
+}
+
 impl<T: Stored + Copy + Default, const N: usize> Stored for [T; N] {
     fn put(&self, out: &mut Vec<u8>) {
         self.iter().for_each(|item| item.put(out));
