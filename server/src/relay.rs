@@ -1,7 +1,8 @@
 //! The relay: outbox rows of the registry → entries of the log, in the order of their ids.
 //!
-//! A row is marked as sent after the log has it. When the node dies between the two, the row is
-//! appended again, and the dataflow drops it by its id.
+//! A row is marked as sent after the log has it: not at once, as the mark is a sync of its own
+//! under the registry's one writer, but a while later for all rows since. When the node dies
+//! between the two, the rows are appended again, and the dataflow drops them by their ids.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use meter::{Entry, OutboxId, Seq};
 use storage::log::Progress;
 use storage::registry::{Registry, RegistryError};
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, timeout};
 use tracing::warn;
 
 use crate::journal::{Journal, JournalError};
 
 /// Rows taken at once.
 const ROWS_MAX: u32 = 256;
+/// Between two marks.
+const MARK_EACH: Duration = Duration::from_secs(1);
 /// Pause after the log or the registry refused.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -43,23 +47,34 @@ impl Relayed {
 /// Relays until the log stops.
 pub async fn run(registry: Arc<Registry>, journal: Arc<Journal>, relayed: watch::Sender<Relayed>) {
     let mut changed = registry.watch_outbox();
+    let mut marked = relayed.borrow().outbox;
+    let mut mark = tokio::time::interval(MARK_EACH);
+    mark.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // Seen before the read: a row written during it wakes the loop again.
         changed.borrow_and_update();
-        match relay_once(&registry, &journal, &relayed).await {
-            Ok(0) => {
-                if changed.changed().await.is_err() {
-                    return;
-                }
-            }
-            Ok(_) => {}
-            Err(RelayError::Stopped) => return,
+        let done = match relay_once(&registry, &journal, &relayed).await {
+            Ok(0) => tokio::select! {
+                changed = changed.changed() => changed.map_err(|_| RelayError::Stopped),
+                _ = mark.tick() => mark_sent(&registry, &relayed, &mut marked).await,
+            },
+            Ok(_) => match timeout(Duration::ZERO, mark.tick()).await {
+                Ok(_) => mark_sent(&registry, &relayed, &mut marked).await,
+                Err(_) => Ok(()),
+            },
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => {}
+            Err(RelayError::Stopped) => break,
             Err(RelayError::Again(reason)) => {
                 warn!(%reason, "changes of the registry wait for the log");
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
+    // What cannot be marked any more is sent again by the next run.
+    drop(mark_sent(&registry, &relayed, &mut marked).await);
 }
 
 enum RelayError {
@@ -89,6 +104,20 @@ async fn relay_once(
     })?;
     let seq = Seq(first.0 + count as u64 - 1);
     relayed.send_replace(Relayed { outbox: last, seq });
-    registry.mark_sent(last).await.map_err(|error| again(&error))?;
     Ok(count)
+}
+
+/// Marks what was sent since the last mark.
+async fn mark_sent(
+    registry: &Registry,
+    relayed: &watch::Sender<Relayed>,
+    marked: &mut OutboxId,
+) -> Result<(), RelayError> {
+    let sent = relayed.borrow().outbox;
+    if *marked < sent {
+        let marking = registry.mark_sent(sent).await;
+        marking.map_err(|error| RelayError::Again(error.to_string()))?;
+        *marked = sent;
+    }
+    Ok(())
 }

@@ -20,6 +20,9 @@ use crate::support::{Answer, OldServer, library, request};
 /// Monday 2026-06-01T00:00:00Z, and so many entries of its week.
 const START: UnixSeconds = UnixSeconds(1_780_272_000);
 const ENTRIES: usize = 6000;
+/// The morning after that week, when the nodes start: no day ends while they run.
+const AFTER: UnixSeconds = UnixSeconds(START.0 + 7 * DAY_S + 3600);
+const DAY_S: u32 = 86_400;
 /// Tables and their keys.
 const TABLES: [(&str, &str); 6] = [
     ("readings", "meter_id, taken_at, seq"),
@@ -56,8 +59,12 @@ impl Place {
             "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"127.0.0.1:0\"\n\
              tcp_listen = \"127.0.0.1:0\"\n[log]\nsegment_bytes = 16777216\n\
              reserve_bytes = 16777216\n[clickhouse]\n{engine}\n\
-             block_age_ms_max = 50\n[api]\nlisten = \"{api}\"\n",
-            folder.path().join("data")
+             block_age_ms_max = 50\n[api]\nlisten = \"{api}\"\n\
+             [clock]\nsource = \"virtual\"\nstart = {}\nanchor_ms = {}\npace = 1\nend = {}\n",
+            folder.path().join("data"),
+            AFTER.0,
+            server::clock::unix_ms(),
+            AFTER.plus(DAY_S).0
         );
         fs::write(folder.path().join("meterd.toml"), settings).unwrap();
         write_log(&folder.path().join("data/log"));
@@ -194,7 +201,8 @@ fn check(old: Option<OldServer>) {
         tables.iter().find(|table| table["table"] == name).unwrap()["rows"].as_u64().unwrap()
     };
     assert!(rows("readings") > 5000, "{status}");
-    assert_eq!(status["backlog_bytes"], 0, "{status}");
+    // The node's ticks go on: some may be on their way.
+    assert!(status["backlog_bytes"].as_u64() < Some(4096), "{status}");
 
     place.damage();
     rebuild(&place, &want, "beside the running node");
