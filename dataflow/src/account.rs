@@ -262,14 +262,20 @@ impl Account {
 
     /// A meter begins to serve it: standing charges fall due from the next local midnight on.
     pub(crate) fn begin(&mut self, meter: MeterId, at: UnixSeconds, rates: &Rates) {
-        self.rest.meter = meter;
-        self.rest.active_from = at;
-        self.rest.active_to = UnixSeconds(u32::MAX);
+        let rest = &mut self.rest;
+        rest.meter = meter;
+        let is_first = rest.standing_due == UnixSeconds(u32::MAX);
+        // One meter right after another: a midnight before, which no tick has passed yet, counts.
+        let goes_on = !is_first && rest.active_from <= at && at <= rest.active_to;
+        rest.active_to = UnixSeconds(u32::MAX);
+        if goes_on {
+            return;
+        }
+        rest.active_from = at;
         let date = rates.calendar().local(at).date;
         let today = rates.calendar().day_start(date);
         let due = if today >= at { today } else { rates.calendar().day_start(date.next()) };
-        let is_first = self.rest.standing_due == UnixSeconds(u32::MAX);
-        self.rest.standing_due = if is_first { due } else { self.rest.standing_due.max(due) };
+        rest.standing_due = if is_first { due } else { rest.standing_due.max(due) };
     }
 }
 

@@ -614,3 +614,36 @@ fn a_batch_out_of_place_is_refused() {
     assert!(matches!(node.engine.receive(&mut effects), Err(dataflow::EngineError::Idle)));
     assert!(node.engine.process(Seq(node.next), &entries, &mut effects).is_ok());
 }
+
+/// A disk that is full keeps ticks out of the log, and a replacement in: the midnight before it is
+/// still charged, by the tick that comes after.
+#[test]
+fn a_midnight_before_a_replacement_is_charged_by_a_tick_after_it() {
+    let mut node = Node::start(1);
+    let mut plan = version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0)]);
+    plan.standing_per_day = Money::from_ticks(7);
+    node.change(vec![
+        Change::Tariff(plan),
+        Change::Meter(record(1)),
+        Change::Meter(record(2)),
+        Change::Account(terms(1, "UTC")),
+        install(1, START, Some(1000)),
+    ]);
+    let charged = |node: &Node| {
+        let sums = node.end().sums;
+        sums.get(&(AccountId(1), LedgerKind::StandingDay)).copied().unwrap_or(0)
+    };
+    node.tick(START + 10);
+    assert_eq!(charged(&node), -7);
+    let at = UnixSeconds(START + 86_400 + 3600);
+    let end = Energy::from_wh(1000);
+    let (meter, account, start) = (MeterId(2), AccountId(1), Some(Energy::from_wh(5)));
+    node.change(vec![
+        Change::Remove(Removal { meter: MeterId(1), at, end }),
+        Change::Install(Installation { meter, account, at, start }),
+    ]);
+    node.tick(at.0 + 60);
+    assert_eq!(charged(&node), -14);
+    node.tick(START + 3 * 86_400 - 1);
+    assert_eq!(charged(&node), -21);
+}
