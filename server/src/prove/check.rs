@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, ensure};
 use loadgen::truth::Book;
 use meter::{
-    AccountId, AlarmState, Cause, Change, Entry, INTERVAL_S, LedgerKind, MeterId, Outcome,
-    QuarantineReason, Reading, Seq, UnixSeconds,
+    AccountId, AlarmState, Cause, Change, Entry, INTERVAL_S, LedgerKind, MeterId, Mode, Money,
+    OrderKind, OrderState, Outcome, QuarantineReason, Reading, Seq, UnixSeconds,
 };
 use storage::log::Batches;
 
-use super::story::Ended;
+use super::story::{Ended, OrderStep};
 use crate::verify::{Look, Tally, replay};
 
 /// Holds the end of a story against the rules.
@@ -30,6 +30,7 @@ pub(super) fn check(ended: &Ended) -> anyhow::Result<()> {
     money(&tally, &book)?;
     replayed(ended, &tally)?;
     intervals(ended, &book)?;
+    orders(ended)?;
     alarms(ended)
 }
 
@@ -204,6 +205,60 @@ fn around(ended: &Ended, meter: MeterId, start: UnixSeconds) -> String {
     format!("readings {}", rows.join(" "))
 }
 
+/// I8: nobody is cut off whose balance and overdraft hold, a decision is sent once, and whoever has
+/// paid up in the end is not left without supply.
+fn orders(ended: &Ended) -> anyhow::Result<()> {
+    let mut stood: BTreeMap<AccountId, Vec<(Seq, Money)>> = BTreeMap::new();
+    for row in ended.store.ledger.values() {
+        stood.entry(row.account).or_default().push((row.seq, row.balance));
+    }
+    let (mut terms, mut ended_meters) = (BTreeMap::new(), BTreeSet::new());
+    for change in ended.told.iter().flat_map(|(_, changes)| changes) {
+        if let Change::Account(new) = change {
+            terms.insert(new.account, (new.mode, new.overdraft.ticks()));
+        } else if let Change::Remove(removal) = change {
+            ended_meters.insert(AccountId(removal.meter.0 % 1000));
+        }
+    }
+    let (mut told, mut relays) = (BTreeSet::new(), BTreeMap::new());
+    for step in &ended.orders {
+        let OrderStep { seq, order, state, attempt, account, kind, balance } = *step;
+        ensure!(
+            told.insert((order, state, attempt)),
+            "I8: order {order} took a step twice: {step:?}"
+        );
+        let rows = stood.get(&account).map_or(&[][..], Vec::as_slice);
+        // An entry may move the balance more than once, and decide in between.
+        let before = rows.partition_point(|(at, _)| *at < seq);
+        let through = rows.partition_point(|(at, _)| *at <= seq);
+        let stands = rows[before.saturating_sub(1)..through].iter().any(|row| row.1 == balance);
+        ensure!(stands || through == 0, "I8: {step:?} on another balance than the ledger's");
+        let (mode, overdraft) = terms.get(&account).copied().unwrap_or((Mode::Postpaid, 0));
+        let is_cut = kind == OrderKind::Disconnect.code()
+            && (state == OrderState::Sent.code()
+                || state == OrderState::Decided.code() && attempt == 0);
+        let is_overdrawn = balance.ticks() + overdraft < 0;
+        ensure!(
+            !is_cut || mode == Mode::Prepaid && is_overdrawn,
+            "I8: {step:?} cuts a customer who paid"
+        );
+        if state == OrderState::Done.code() {
+            relays.insert(account, kind);
+        }
+    }
+    let is_cut = |kind: &u8| *kind == OrderKind::Disconnect.code();
+    for (account, _) in relays.into_iter().filter(|(_, kind)| is_cut(kind)) {
+        let balance =
+            stood.get(&account).and_then(|rows| rows.last()).map_or(0, |row| row.1.ticks());
+        let is_owing = balance < 0 || ended_meters.contains(&account);
+        ensure!(
+            is_owing,
+            "I8: account {account} has paid up to {balance} ticks and is left cut off"
+        );
+    }
+    Ok(())
+}
+
 /// An alarm is raised, then cleared, then raised.
 fn alarms(ended: &Ended) -> anyhow::Result<()> {
     let mut on: BTreeMap<_, i32> = BTreeMap::new();
@@ -223,7 +278,7 @@ fn alarms(ended: &Ended) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use meter::{Energy, Money};
+    use meter::Energy;
 
     use super::super::options::Options;
     use super::super::story::Story;
@@ -239,7 +294,7 @@ mod tests {
     fn every_wrong_effect_is_seen() {
         check(&told()).unwrap();
         type Spoil = fn(&mut Ended);
-        let spoils: [(&str, Spoil); 8] = [
+        let spoils: [(&str, Spoil); 9] = [
             ("a tick too much", |ended| {
                 let row = ended.store.ledger.values_mut().next_back().unwrap();
                 row.amount = row.amount.plus(Money::from_ticks(1)).unwrap();
@@ -273,6 +328,15 @@ mod tests {
             ("an interval lost", |ended| {
                 let key = *ended.store.intervals.keys().next().unwrap();
                 ended.store.intervals.remove(&key);
+            }),
+            ("a customer cut off who paid", |ended| {
+                let last = ended.store.ledger.values().next_back().unwrap();
+                let (seq, account) = (Seq(u64::MAX - 1), last.account);
+                let order = meter::OrderId::new(account, 9999);
+                let balance = last.balance.plus(Money::from_ticks(1)).unwrap();
+                let (state, kind) = (OrderState::Sent.code(), OrderKind::Disconnect.code());
+                let step = OrderStep { seq, order, state, attempt: 1, account, kind, balance };
+                ended.orders.insert(step);
             }),
             ("rows that contradict", |ended| ended.store.contradictions.push("x".to_owned())),
         ];

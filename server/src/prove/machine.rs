@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use meter::{Effects, Entry, MeterId, Recall, Seq, UnixSeconds};
+use meter::{Effects, Entry, MeterId, OrderRow, Recall, Seq, UnixSeconds};
 use storage::archive::Archive;
 use storage::log::sim::SimDisk;
 use storage::log::{Config, Disk, Durability, Error, NewBatch, Reader, SegmentLog, Urgency};
@@ -57,6 +57,7 @@ pub(super) struct Machine {
     retire: Arc<Retire>,
     books: Books,
     recalls: mpsc::UnboundedReceiver<Recall>,
+    orders: mpsc::UnboundedReceiver<OrderRow>,
     sunk: Arc<sink::Progress>,
     pub(super) spool: Reader,
 }
@@ -89,6 +90,7 @@ impl Machine {
         let sunk = sink::Progress::new(place.next);
         let reader = spool.read_from(place.next);
         let (recalls, asked) = mpsc::unbounded_channel();
+        let (orders, ordered) = mpsc::unbounded_channel();
         let (applied, _) = watch::channel(Seq(0));
         let retire = Retire::new(log.progress(), Seq(0));
         let mut books = Books {
@@ -99,7 +101,7 @@ impl Machine {
             snapshots,
             views,
             recalls,
-            orders: mpsc::unbounded_channel().0,
+            orders,
             unanswered: unanswered.into_iter().map(|recall| (recall.meter, recall)).collect(),
             applied,
             sunk: Arc::clone(&sunk),
@@ -111,7 +113,8 @@ impl Machine {
         };
         books.replay(log.read_from(next))?;
         let archive = Archive::new(Arc::new(disks.archive.clone()) as Arc<dyn Disk>);
-        Ok(Self { log, archive, retire, books, recalls: asked, sunk, spool: reader })
+        let (recalls, orders) = (asked, ordered);
+        Ok(Self { log, archive, retire, books, recalls, orders, sunk, spool: reader })
     }
 
     /// Makes entries durable. `None`: the disk is full and they were refused.
@@ -151,6 +154,15 @@ impl Machine {
             questions.push(recall);
         }
         questions
+    }
+
+    /// Steps of orders to relays.
+    pub(super) fn orders(&mut self) -> Vec<OrderRow> {
+        let mut orders = Vec::new();
+        while let Ok(row) = self.orders.try_recv() {
+            orders.push(row);
+        }
+        orders
     }
 
     /// ClickHouse has everything below this.

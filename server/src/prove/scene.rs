@@ -5,7 +5,8 @@ use meter::{
     AccountId, AccountTerms, Adjustment, Block, BlockPeriod, Change, CurrencyCode, Current,
     CustomerId, DayProfile, Energy, Fields, GatewayId, Holidays, Installation, LocalCalendar,
     LocalDate, MeterId, MeterRecord, Mode, Money, MonthDay, PlanId, Policy, Power, Price, Purchase,
-    PurchaseId, Reading, Removal, Role, Season, Switch, TariffVersion, TransformerId, UnixSeconds,
+    PurchaseId, Reading, Removal, Role, Season, SupplyPolicy, Switch, TariffVersion, TransformerId,
+    UnixSeconds,
 };
 
 use super::options::{Dice, Options};
@@ -62,7 +63,8 @@ impl Device {
         let (first, last) = (since.0 / ROUND_S, at.0 / ROUND_S);
         for quarter in first..=last {
             let from = since.0.max(quarter * ROUND_S);
-            let to = at.0.min((quarter + 1) * ROUND_S);
+            // An instant before the installation has the register of the installation.
+            let to = at.0.min((quarter + 1) * ROUND_S).max(from);
             let load = loadgen::mix(self.seed ^ u64::from(quarter)) % 2000;
             let load = if load < 400 { 0 } else { load };
             // From the quarter's start to each instant, so that parts add up to the whole.
@@ -149,8 +151,12 @@ impl Scene {
         let holiday = later(today, 1 + dice.below(3));
         let days = vec![holiday];
         let named = meter::CalendarId(1);
+        let order_s_max = 3600 * (1 + dice.below(8)) as u32;
+        let cutting =
+            SupplyPolicy { is_cutting: dice.happens(700), order_s_max, ..SupplyPolicy::standard() };
         let mut changes = vec![
             Change::Policy(policy),
+            Change::SupplyPolicy(cutting),
             Change::Holidays(Holidays { calendar: named, days }),
             Change::Tariff(version(today.first_of_year(), named, dice)),
         ];

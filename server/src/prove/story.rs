@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{anyhow, bail};
 use meter::{
-    Change, Decision, Energy, Entry, MeterId, OutboxId, Outcome, QuarantineReason, Reading, Recall,
+    AccountId, Change, Decision, Energy, Entry, MeterId, Money, OrderId, OrderKind, OrderNews,
+    OrderReport, OrderRow, OrderState, OutboxId, Outcome, QuarantineReason, Reading, Recall, Relay,
     Resolution, Seq, UnixSeconds,
 };
 use storage::log::Urgency;
@@ -34,6 +35,20 @@ pub(super) struct Ended {
     /// Rows of the outbox that the registry holds.
     pub(super) told: Vec<(OutboxId, Vec<Change>)>,
     pub(super) restarts: u32,
+    /// Steps of orders to relays, as the dispatcher heard them.
+    pub(super) orders: BTreeSet<OrderStep>,
+}
+
+/// A step of an order, in the order of the log. State and kind are their codes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct OrderStep {
+    pub(super) seq: Seq,
+    pub(super) order: OrderId,
+    pub(super) state: u8,
+    pub(super) attempt: u8,
+    pub(super) account: AccountId,
+    pub(super) kind: u8,
+    pub(super) balance: Money,
 }
 
 /// A frame on its way.
@@ -60,6 +75,7 @@ pub(super) struct Story<'a> {
     sent: OutboxId,
     questions: Vec<Recall>,
     resolved: BTreeSet<MeterId>,
+    orders: BTreeSet<OrderStep>,
     /// The node's clock is off by so much.
     clock_off_s: i64,
     round: u32,
@@ -89,6 +105,7 @@ impl<'a> Story<'a> {
             sent: OutboxId(0),
             questions: Vec::new(),
             resolved: BTreeSet::new(),
+            orders: BTreeSet::new(),
             clock_off_s: 0,
             round: 0,
             down_until: 0,
@@ -126,7 +143,8 @@ impl<'a> Story<'a> {
         if self.machine.is_none() {
             return Err(self.last_fall.unwrap_or_else(|| anyhow!("the node fell in the end")));
         }
-        let Self { disks, store, acknowledged, outbox, counters, restarts, machine, .. } = self;
+        let Self { disks, store, acknowledged, outbox, counters, restarts, orders, .. } = self;
+        let machine = self.machine;
         let known = machine.as_ref().map(Machine::counters).unwrap_or_default();
         for (meter, counter) in &counters {
             if known.get(meter).is_none_or(|highest| highest < counter) {
@@ -136,7 +154,7 @@ impl<'a> Story<'a> {
                 );
             }
         }
-        Ok(Ended { disks, store, acknowledged, told: outbox, restarts })
+        Ok(Ended { disks, store, acknowledged, told: outbox, restarts, orders })
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -341,6 +359,8 @@ impl<'a> Story<'a> {
             match Machine::start(&self.disks, self.store.place, self.options.workers, self.now()) {
                 Ok(machine) => {
                     self.machine = Some(machine);
+                    // What the replay told again.
+                    self.dispatch();
                     return Ok(());
                 }
                 Err(error) if self.is_excused() => {
@@ -442,12 +462,41 @@ impl<'a> Story<'a> {
             .collect();
         let asked = machine.questions();
         self.questions.extend(asked);
+        self.dispatch();
         for (seq, reason) in suspects {
             if let Some(Entry::Reading(reading)) = entries.get((seq.0 - first.0) as usize) {
                 self.look_at(seq, reading, reason);
             }
         }
         Ok(Some(first))
+    }
+
+    /// What the dispatcher does with the steps of orders: it asks for each to be decided again, and
+    /// carries what is sent to its meter, which answers now and then. A word may be said twice.
+    fn dispatch(&mut self) {
+        let rows = self.machine.as_mut().map(Machine::orders).unwrap_or_default();
+        for row in rows {
+            let OrderRow { seq, order, attempt, account, balance, .. } = row;
+            let (state, kind) = (row.state.code(), row.kind.code());
+            self.orders.insert(OrderStep { seq, order, state, attempt, account, kind, balance });
+            let wanted = match row.kind {
+                OrderKind::Disconnect => Relay::Open,
+                OrderKind::Reconnect => Relay::Closed,
+            };
+            let news = match row.state {
+                OrderState::Decided => OrderNews::Due,
+                OrderState::Sent if self.is_settling || self.dice.happens(700) => {
+                    OrderNews::Read(wanted)
+                }
+                OrderState::Sent => *self.dice.pick(&[OrderNews::Refused, OrderNews::Silent]),
+                OrderState::Done | OrderState::Void | OrderState::Expired | OrderState::Failed => {
+                    continue;
+                }
+            };
+            let report = OrderReport { account, order, news, at: self.now() };
+            let id = OutboxId(self.outbox.len() as u64 + 1);
+            self.outbox.push((id, vec![Change::Order(report)]));
+        }
     }
 
     /// A person looks at a quarantined reading: a register that began anew is a new epoch, and
