@@ -189,7 +189,11 @@ impl Meter {
     /// The oldest sample of the ring makes place: it is held where a gap needs it.
     #[cold]
     fn let_leave(&mut self, leaving: Sample) {
-        if leaving.at <= self.rest.keep_until {
+        // The rows around a gap that begins at a boundary follow from nothing before it.
+        let is_before_gaps = self.oldest_gap.is_boundary() && leaving.at < self.oldest_gap;
+        if is_before_gaps && !self.has(Self::DIRTY) {
+            self.set(Self::LINKED, false);
+        } else if leaving.at <= self.rest.keep_until {
             self.hold(leaving);
         } else {
             self.keep_no_more();
