@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use meter::{
-    AccountId, BalanceRow, Current, Energy, Fields, Frequency, MeterId, Money, Power, PowerFactor,
-    ReactivePower, Reading, Relay, Seq, UnixSeconds, Voltage,
+    AccountId, BalanceRow, Cause, Current, Energy, Fields, Frequency, LedgerKind, LedgerRow,
+    MeterId, Money, Power, PowerFactor, ReactivePower, Reading, Relay, Seq, UnixSeconds, Voltage,
 };
 use thiserror::Error;
 
@@ -310,16 +310,22 @@ pub struct Standing {
     pub seq: Seq,
     /// Its meter, or none.
     pub meter: MeterId,
+    /// What its last switch to prepaid made a debt; zero where it made none.
+    pub switch_debt: Money,
+    /// When that switch was.
+    pub switch_at: UnixSeconds,
 }
 
 impl Content for Standing {
     fn to_words(self) -> [u64; WORDS] {
         let balance = self.balance.ticks().cast_unsigned();
         let stamps = pair(self.as_of.0, self.complete_through.0);
-        [balance, stamps, self.seq.0, u64::from(self.meter.0), 0, 0, 0]
+        let debt = self.switch_debt.ticks().cast_unsigned();
+        let (meter, switch) = (u64::from(self.meter.0), u64::from(self.switch_at.0));
+        [balance, stamps, self.seq.0, meter, debt, switch, 0]
     }
 
-    fn from_words([balance, stamps, seq, meter, ..]: [u64; WORDS]) -> Self {
+    fn from_words([balance, stamps, seq, meter, debt, switch, _]: [u64; WORDS]) -> Self {
         let (as_of, complete_through) = halves(stamps);
         Self {
             balance: Money::from_ticks(balance.cast_signed()),
@@ -327,6 +333,8 @@ impl Content for Standing {
             complete_through: UnixSeconds(complete_through),
             seq: Seq(seq),
             meter: MeterId(halves(meter).1),
+            switch_debt: Money::from_ticks(debt.cast_signed()),
+            switch_at: UnixSeconds(halves(switch).1),
         }
     }
 }
@@ -341,7 +349,22 @@ impl BoardWriter<Standing> {
             return Ok(());
         }
         let BalanceRow { balance, as_of, complete_through, seq, meter, .. } = *row;
-        self.publish(row.account.0, Standing { balance, as_of, complete_through, seq, meter })
+        let stood = self.board.read(row.account.0).unwrap_or_default();
+        let stands = Standing { balance, as_of, complete_through, seq, meter, ..stood };
+        self.publish(row.account.0, stands)
+    }
+
+    /// Publishes the debt that a switch to prepaid made; other movements are passed over. The
+    /// registry takes note of it from here, as only the books know how much was owed.
+    ///
+    /// # Errors
+    /// [`BoardError::Id`].
+    pub fn movement(&mut self, row: &LedgerRow) -> Result<(), BoardError> {
+        let (LedgerKind::DebtAgreed, Cause::Period(switch_at)) = (row.kind, row.cause) else {
+            return Ok(());
+        };
+        let stood = self.board.read(row.account.0).unwrap_or_default();
+        self.publish(row.account.0, Standing { switch_debt: row.amount, switch_at, ..stood })
     }
 }
 
@@ -388,6 +411,8 @@ mod tests {
             complete_through: UnixSeconds(1),
             seq: Seq(u64::MAX),
             meter: MeterId(u32::MAX),
+            switch_debt: Money::from_ticks(i64::MAX),
+            switch_at: UnixSeconds(u32::MAX),
         };
         assert_eq!(Standing::from_words(standing.to_words()), standing);
     }

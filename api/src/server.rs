@@ -117,6 +117,7 @@ impl Server {
         let vault = Arc::new(vault.map_err(|error| ServerError::Vault(error.to_string()))?);
         let till = Till::open(Arc::clone(&node.registry), Arc::clone(&vault));
         let app = Arc::new(App { node, config: config.clone(), vault, till });
+        app.resume_campaigns().await?;
         Ok(Self { listener, router: routes::router(&app), config })
     }
 

@@ -264,6 +264,7 @@ mod tests {
             base_year: 2014,
             to: setting(1),
             last_tid: None,
+            entry: storage::registry::TokenEntry::Keypad,
         }
     }
 

@@ -81,6 +81,11 @@ impl Views {
                 warn!(account = %row.account, %error, "a balance cannot be shown");
             }
         }
+        for row in &effects.ledger {
+            if let Err(error) = self.accounts.movement(row) {
+                warn!(account = %row.account, %error, "a debt cannot be shown");
+            }
+        }
         if !effects.alarms.is_empty() {
             self.readers.alarms.apply(&effects.alarms);
         }

@@ -8,13 +8,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use meter::{
-    AccountId, Ask, Block, BlockPeriod, Change, CurrencyCode, Current, CustomerId, DayProfile,
-    GatewayId, Installation, LocalDate, MeterId, MeterRecord, Mode, Money, MonthDay, OutboxId,
-    Price, Role, Season, Switch, SystemTitle, TariffVersion, TransformerId, UnixSeconds, Voltage,
+    AccountId, Ask, Block, BlockPeriod, Change, Command, CommandId, CurrencyCode, Current,
+    CustomerId, DayProfile, GatewayId, Installation, LocalDate, MeterId, MeterRecord, Mode, Money,
+    MonthDay, OutboxId, Price, Role, Season, Switch, SystemTitle, TariffVersion, TokenDigits,
+    TransformerId, UnixSeconds, Voltage,
 };
 use storage::registry::{
     Config, DeviceKeys, IssuedTokens, KeySetting, Limits, NewAccount, NewMeter, NewPurchase,
-    NewSale, Refusal, Registry, SaleKind, SaleRow, SoldToken, TokenIssuer, TokenMeter, TokenOrder,
+    NewSale, Refusal, Registry, SaleKind, SaleRow, SoldToken, TokenEntry, TokenIssuer, TokenMeter,
+    TokenOrder,
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_790_000_000); // 2026-09-21
@@ -116,6 +118,7 @@ async fn token_settings(registry: &Registry) {
         base_year: 2014,
         to: key,
         last_tid: None,
+        entry: TokenEntry::Remote,
     };
     registry.set_token_meter(&meter).await.unwrap();
 }
@@ -137,6 +140,10 @@ fn sale(key: &str, cents: i64) -> NewSale {
 
 async fn sell(registry: &Registry, new: &[NewSale]) -> Vec<Result<SaleRow, Refusal>> {
     registry.sell(new, &Numbers).await.unwrap()
+}
+
+fn as_command(token: &SoldToken) -> Command {
+    Command::Token(TokenDigits::try_from(token.digits.clone()).unwrap())
 }
 
 /// A future that is dropped after so many polls: a process that dies there.
@@ -190,6 +197,13 @@ async fn a_sale_that_dies_anywhere_is_sold_once() {
     let changes = rows.iter().flat_map(|row| &row.changes);
     let sales = changes.filter(|change| matches!(change, Change::Sale(_))).count();
     assert_eq!(sales, tids.len(), "each sale goes to the log once");
+    // And each of its tokens to the meter, once and in the order of the sales.
+    let commands = registry.commands(MeterId(1), CommandId(0), 1000).await.unwrap();
+    let sent: Vec<Command> = commands.iter().map(|row| row.command).collect();
+    let sold = registry.sales(AccountId(1), meter::PurchaseId(0), 1000).await.unwrap();
+    let sold: Vec<Command> = sold.iter().flat_map(|row| &row.tokens).map(as_command).collect();
+    assert_eq!(sent, sold);
+    assert_eq!(sent.len(), tids.len());
 }
 
 #[tokio::test]

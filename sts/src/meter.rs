@@ -86,6 +86,54 @@ impl ResultCode {
         }
     }
 
+    /// The result with this number; `None` for one that is not public or not known.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::NUMBERED.into_iter().find(|code| code.number() == Some(number))
+    }
+
+    const NUMBERED: [Self; 15] = [
+        Self::Accept,
+        Self::FirstKct,
+        Self::SecondKct,
+        Self::Overflow,
+        Self::KeyType,
+        Self::Format,
+        Self::Range,
+        Self::Function,
+        Self::Old,
+        Self::Used,
+        Self::KeyExpired,
+        Self::Ddtk,
+        Self::Crc,
+        Self::MfrCode,
+        Self::Lockout,
+    ];
+
+    /// Its name, for people and machines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::FirstKct => "first_key_change_token",
+            Self::SecondKct => "second_key_change_token",
+            Self::ThirdKct => "third_key_change_token",
+            Self::FourthKct => "fourth_key_change_token",
+            Self::Overflow => "overflow",
+            Self::KeyType => "key_type",
+            Self::Format => "format",
+            Self::Range => "range",
+            Self::Function => "function",
+            Self::Old => "old",
+            Self::Used => "used",
+            Self::KeyExpired => "key_expired",
+            Self::Ddtk => "default_key",
+            Self::Crc => "crc",
+            Self::MfrCode => "manufacturer_code",
+            Self::Lockout => "lockout",
+        }
+    }
+
     /// Whether the meter kept the token: it is done, or a section waits for its set.
     #[must_use]
     pub const fn is_accepted(self) -> bool {

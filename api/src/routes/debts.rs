@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use meter::AccountId;
+use meter::{AccountId, Money};
 use serde::Serialize;
 use storage::registry::Debt;
 use utoipa::ToSchema;
@@ -51,6 +51,19 @@ impl From<Debt> for DebtView {
     }
 }
 
+impl App {
+    /// The registry takes note of a debt that a switch to prepaid made. The books publish what was
+    /// owed before they confirm any entry after the switch.
+    pub(super) async fn note_switch_debt(&self, account: AccountId) -> Answer<()> {
+        let standing = self.node.accounts.read(account.0).unwrap_or_default();
+        let (owed, at) = (standing.switch_debt, standing.switch_at);
+        if owed > Money::ZERO {
+            self.node.registry.note_switch_debt(account, owed, at).await?;
+        }
+        Ok(())
+    }
+}
+
 /// The debts of an account, oldest first.
 #[utoipa::path(
     get, path = "/v1/accounts/{id}/debts", tag = "vending",
@@ -64,6 +77,7 @@ async fn list_debts(
     let limit = limit(query.limit)?;
     let after = after(query.after.as_deref())?;
     app.node.registry.account(AccountId(id)).await?;
+    app.note_switch_debt(AccountId(id)).await?;
     let rows = app.node.registry.debts(AccountId(id), after, limit + 1).await?;
     Ok(Json(Page::of(rows, limit, |row: &Debt| row.id.to_string(), DebtView::from)))
 }

@@ -7,8 +7,10 @@ mod accounts;
 mod admin;
 mod agents;
 mod alarms;
+mod campaigns;
 mod commands;
 mod debts;
+mod entries;
 mod imports;
 mod meters;
 mod payments;
@@ -92,7 +94,7 @@ fn groups() -> [(Option<Right>, Routes); 7] {
                 .merge(purchases::operated())
                 .merge(agents::operated())
                 .merge(tokens::operated())
-                .merge(vending_keys::operated()),
+                .merge(campaigns::operated()),
         ),
         (Some(Right::Operate), imports::operated()),
         (

@@ -132,6 +132,7 @@ async fn top_up(
         at: app.now(),
         actor: caller.token,
     };
+    app.note_switch_debt(request.account).await?;
     let row = app.node.registry.purchase(&request).await?;
     let answer = match row.answer {
         Some(answer) => answer,

@@ -9,12 +9,13 @@ use axum::{Extension, Json};
 use meter::{AccountId, Ask, Energy, Money, PurchaseId, Split};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use storage::registry::{NewSale, SaleKind, SaleRow, SoldToken};
+use storage::registry::{CommandRow, NewSale, SaleKind, SaleRow, SoldToken};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Routes;
+use super::entries::EntryView;
 use super::payments::idempotency_key;
 use super::site::PageQuery;
 use crate::App;
@@ -135,6 +136,8 @@ struct PurchaseView {
     refunded: Amount,
     /// How often the receipt was printed again.
     copies: u32,
+    /// Its tokens on their way into the meter, in order; empty where the customer types them.
+    entries: Vec<EntryView>,
 }
 
 /// A copy of a receipt.
@@ -223,12 +226,14 @@ impl Receipt {
 }
 
 impl PurchaseView {
-    fn of(row: &SaleRow, caller: Caller) -> Self {
+    fn of(row: &SaleRow, commands: &[CommandRow], caller: Caller) -> Self {
+        let entry = |(token, command): (&SoldToken, _)| EntryView::of(&token.kind, command);
         Self {
             receipt: Receipt::of(row, Right::Sell.is_held_by(caller.role)),
             state: row.state.name(),
             refunded: Amount(row.refunded),
             copies: row.copies,
+            entries: row.tokens.iter().zip(commands).map(entry).collect(),
         }
     }
 }
@@ -243,6 +248,12 @@ fn ask(amount: Option<Amount>, energy_wh: Option<u64>) -> Answer<Ask> {
 }
 
 impl App {
+    async fn purchase_view(&self, row: &SaleRow, caller: Caller) -> Answer<PurchaseView> {
+        let entries = self.node.registry.entries(&[row.id]).await?;
+        let commands = entries.get(&row.id).map_or(&[][..], Vec::as_slice);
+        Ok(PurchaseView::of(row, commands, caller))
+    }
+
     fn sale(&self, caller: Caller, account: u32, kind: SaleKind, ask: Ask) -> NewSale {
         let at = self.now();
         NewSale {
@@ -261,6 +272,7 @@ impl App {
 
     /// Sells, waits for the books, and answers with the receipt.
     async fn sold(&self, sale: NewSale) -> Answer<Response> {
+        self.note_switch_debt(sale.account).await?;
         let row = self.till.sell(sale).await?;
         self.applied(row.outbox).await?;
         let receipt = Receipt::of(&row, true);
@@ -284,6 +296,7 @@ async fn quote(
     let ask = ask(new.amount, new.energy_wh)?;
     let sale = app.sale(caller, id, SaleKind::Purchase, ask);
     let sale = NewSale { currency: new.currency, ..sale };
+    app.note_switch_debt(sale.account).await?;
     Ok(Json((&app.node.registry.quote(&sale).await?).into()))
 }
 
@@ -352,7 +365,12 @@ async fn list_purchases(
     let after = PurchaseId(after(query.after.as_deref())?);
     app.node.registry.account(AccountId(id)).await?;
     let rows = app.node.registry.sales(AccountId(id), after, limit + 1).await?;
-    let view = |row: SaleRow| PurchaseView::of(&row, caller);
+    let ids: Vec<PurchaseId> = rows.iter().map(|row| row.id).collect();
+    let entries = app.node.registry.entries(&ids).await?;
+    let view = |row: SaleRow| {
+        let commands = entries.get(&row.id).map_or(&[][..], Vec::as_slice);
+        PurchaseView::of(&row, commands, caller)
+    };
     Ok(Json(Page::of(rows, limit, |row: &SaleRow| row.id.to_string(), view)))
 }
 
@@ -368,7 +386,7 @@ async fn purchase_by_key(
     Path(key): Path<String>,
 ) -> Answer<Json<PurchaseView>> {
     let row = app.node.registry.sale_by_key(&key).await?;
-    Ok(Json(PurchaseView::of(&row, caller)))
+    Ok(Json(app.purchase_view(&row, caller).await?))
 }
 
 /// Prints a receipt again, counted: the stored tokens, never new ones.
@@ -383,7 +401,7 @@ async fn copy(
 ) -> Answer<(StatusCode, Json<CopyView>)> {
     let row = app.node.registry.reissue(&key, caller.token, app.now()).await?;
     let text = printed(&row);
-    let purchase = PurchaseView::of(&row, caller);
+    let purchase = app.purchase_view(&row, caller).await?;
     Ok((StatusCode::CREATED, Json(CopyView { purchase, text })))
 }
 
@@ -402,7 +420,7 @@ async fn reverse(
     let registry = &app.node.registry;
     let done = registry.reverse_sale(&key, &new.reason, caller.token, app.now()).await?;
     app.applied(done.1).await?;
-    Ok(Json(PurchaseView::of(&done.0, caller)))
+    Ok(Json(app.purchase_view(&done.0, caller).await?))
 }
 
 /// Pays credit back after an inspection. Each inspection is paid back once.
@@ -421,7 +439,7 @@ async fn refund(
     let refund = registry.refund_sale(&key, amount, &new.inspection, caller.token, app.now());
     let (row, outbox) = refund.await?;
     app.applied(outbox).await?;
-    Ok(Json(PurchaseView::of(&row, caller)))
+    Ok(Json(app.purchase_view(&row, caller).await?))
 }
 
 /// A hash of what was asked for, not of how it was written: spaces and `1.0` or `1` do not matter.

@@ -434,6 +434,7 @@ async fn agree_debt(
         at: app.now(),
         reason: new.reason,
     };
+    app.note_switch_debt(debt.account).await?;
     app.act(Change::Debt(debt), caller).await
 }
 
@@ -458,6 +459,7 @@ async fn switch_mode(
         share_bp: new.share_bp.unwrap_or(2000),
         cap: new.cap.map_or(Money::ZERO, |cap| cap.0),
     };
+    app.note_switch_debt(switch.account).await?;
     app.act(Change::Switch(switch), caller).await
 }
 

@@ -9,7 +9,8 @@ use axum::{Extension, Json};
 use meter::{MeterId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use storage::registry::{
-    CensusRow, Issue, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenMeter, TokenOrderRow,
+    CensusRow, Issue, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenEntry, TokenMeter,
+    TokenOrderRow,
 };
 use sts::{CreditRegister, Drn, ExtendedSetting, Management, MeterPan, Order, Rnd, TransferAmount};
 use utoipa::ToSchema;
@@ -75,6 +76,10 @@ struct TokenSettingsNew {
     base_year: Option<u16>,
     /// The key it is to hold: the change goes in front of its next token. The same when absent.
     to: Option<KeyView>,
+    /// `keypad`: the customer types its tokens; `remote`: the node also sends those of each sale
+    /// to its token gateway (DLMS class 115). `keypad` when absent.
+    #[schema(example = "keypad")]
+    entry: Option<String>,
 }
 
 /// Token settings of a meter.
@@ -90,6 +95,8 @@ struct TokenSettingsView {
     to: KeyView,
     /// Identifier of its last token.
     last_tid: Option<u32>,
+    /// `keypad` or `remote`.
+    entry: &'static str,
 }
 
 /// A token that a meter was given.
@@ -202,6 +209,7 @@ impl From<TokenMeter> for TokenSettingsView {
             base_year: meter.base_year,
             to: meter.to.into(),
             last_tid: meter.last_tid,
+            entry: meter.entry.name(),
         }
     }
 }
@@ -296,6 +304,8 @@ async fn set_token_settings(
     if !app.vault.has_scheme(&scheme) {
         return Err(Problem::field("scheme", "must be sts or cts"));
     }
+    let entry = new.entry.as_deref().map_or(Some(TokenEntry::Keypad), TokenEntry::from_name);
+    let entry = entry.ok_or_else(|| Problem::field("entry", "must be keypad or remote"))?;
     let (ken, base_year) = match (new.ken, new.base_year) {
         (Some(ken), Some(base_year)) => (ken, base_year),
         (ken, base_year) => {
@@ -315,6 +325,7 @@ async fn set_token_settings(
         base_year,
         to,
         last_tid: None,
+        entry,
     };
     config(&meter)?;
     Ok(Json(app.node.registry.set_token_meter(&meter).await?.into()))

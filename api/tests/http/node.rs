@@ -9,9 +9,9 @@ use api::{
     NotApplied, Part, PartState, Rows, Server, Standing, Version,
 };
 use meter::{
-    AccountId, AlarmCode, AlarmRow, AlarmState, BalanceRow, Change, Energy, Fields, LedgerKind,
-    MeterId, Money, OutboxId, Reading, Relay, Seq, Severity, Subject, TransformerId, UnixSeconds,
-    Voltage,
+    AccountId, AlarmCode, AlarmRow, AlarmState, BalanceRow, Cause, Change, Energy, Fields,
+    LedgerKind, LedgerRow, MeterId, ModeSwitch, Money, OutboxId, Reading, Relay, Seq, Severity,
+    Subject, TransformerId, UnixSeconds, Voltage,
 };
 use storage::clickhouse::{
     AlarmPoint, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint, ReadingPoint,
@@ -61,14 +61,27 @@ impl TestNode {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    /// Stops the API and its registry, and starts both again on the same folder.
+    pub(crate) async fn restart(self) -> Self {
+        self.stop.send_replace(true);
+        self.server.await.unwrap();
+        self.registry.close().await;
+        let node = Self::start_in(self.folder, |_| ()).await;
+        Self { admin: self.admin, ..node }
+    }
+
+    async fn start_in(folder: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let place = storage::registry::Config {
             path: folder.path().join("registry.sqlite"),
             master_key_path: folder.path().join("master.key"),
             readers: 4,
         };
         let registry = Arc::new(Registry::open(&place).await.unwrap());
-        let admin = registry.first_token(NOW).await.unwrap().unwrap().secret.clone();
+        let first = registry.first_token(NOW).await.unwrap();
+        let admin = first.map(|token| token.secret.clone()).unwrap_or_default();
         let is_down = Arc::new(AtomicBool::new(false));
         let is_stuck = Arc::new(AtomicBool::new(false));
         let purchases = Arc::new(AtomicU32::new(0));
@@ -165,6 +178,10 @@ fn relay(
                         (sale.account, Money::from_ticks(sum))
                     } else if let Change::Debt(debt) = change {
                         (debt.account, debt.amount)
+                    } else if let Change::Switch(switch) = change {
+                        // As if it were due, with the account 100.00 in arrears.
+                        accounts.movement(&switched(switch)).unwrap();
+                        continue;
                     } else if let Change::Adjust(adjustment) = change {
                         (adjustment.account, adjustment.amount)
                     } else {
@@ -188,6 +205,19 @@ fn relay(
         }
     });
     applied
+}
+
+fn switched(switch: &ModeSwitch) -> LedgerRow {
+    LedgerRow {
+        account: switch.account,
+        number: 1,
+        kind: LedgerKind::DebtAgreed,
+        amount: Money::from_ticks(1_000_000_000),
+        balance: Money::ZERO,
+        at: switch.at,
+        cause: Cause::Period(switch.at),
+        seq: Seq(1),
+    }
 }
 
 fn reading() -> Reading {

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use storage::registry::ApiRole;
+use storage::registry::{ApiRole, Campaign, CampaignState, KeySetting};
 use sts::meter::{Config, ResultCode, VirtualMeter};
 use sts::{
     BaseDate, Deriver, EncryptionAlgorithm, KeyExpiryNumber, KeyRevisionNumber, KeyType,
@@ -45,13 +45,20 @@ fn digits(krn: u8) -> String {
 
 /// Account 1, sold in kWh, with its token meter; keys of two revisions are in the vault.
 async fn token_node() -> (TestNode, String) {
+    token_node_of("prepaid").await
+}
+
+/// The same, with the account in this mode.
+async fn token_node_of(mode: &str) -> (TestNode, String) {
+    let account =
+        format!(r#"{{"code":"A1","customer":1,"plan":1,"zone":"Asia/Shanghai","mode":"{mode}"}}"#);
     let node = TestNode::start().await;
     let second = node.token(ApiRole::Admin).await;
     for (path, body) in [
         ("/v1/customers", r#"{"code":"C1","name":"Li Wei"}"#),
         ("/v1/plans", r#"{"code":"flat","currency":"CNY"}"#),
         ("/v1/plans/1/versions", FLAT),
-        ("/v1/accounts", r#"{"code":"A1","customer":1,"plan":1,"zone":"Asia/Shanghai"}"#),
+        ("/v1/accounts", &account),
         ("/v1/accounts", r#"{"code":"A2","customer":1,"plan":1,"zone":"Asia/Shanghai"}"#),
         ("/v1/meters", METER),
         (
@@ -234,6 +241,87 @@ async fn a_key_change_goes_in_front_of_the_next_token() {
     assert_eq!(view["changed"], 1);
     let census = node.call("GET", "/v1/token-census", "").await.json();
     assert_eq!((&census[0]["krn"], &census[0]["to_change"]), (&2.into(), &0.into()));
+}
+
+/// A campaign that was running when the node stopped goes on by itself where it was; one that was
+/// paused waits to be set running.
+#[tokio::test]
+async fn a_campaign_goes_on_after_a_restart() {
+    const METERS: u32 = 40;
+    let (mut node, _) = token_node().await;
+    for number in 2..=METERS {
+        let meter = METER.replace("S9", &format!("S-{number}"));
+        let meter = meter.replace("4d54523000000009", &format!("4d545231{number:08x}"));
+        assert_eq!(node.call("POST", "/v1/meters", &meter).await.status, 201);
+        let drn = sts::Drn::with_check_digit(&format!("07{number:08}")).unwrap();
+        let settings = SETTINGS.replace("600727000000000009", drn.digits());
+        let path = format!("/v1/meters/{number}/token-settings");
+        let reply = node.call("PUT", &path, &settings).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    let campaign = |krn| Campaign {
+        id: 0,
+        name: format!("to {krn}"),
+        from_sgc: 201_457,
+        from_krn: Some(1),
+        to: KeySetting { sgc: 201_457, kt: 2, krn, ti: 0 },
+        changes_ti: false,
+        state: CampaignState::Running,
+        total: 0,
+        marked: 0,
+        cursor: meter::MeterId::NONE,
+    };
+    // Told to the registry alone, so that they stand where the stop found them.
+    node.registry.add_campaign(&campaign(2), 1, crate::node::NOW).await.unwrap();
+    assert!(node.registry.step_campaign(1, 7).await.unwrap());
+    node.registry.add_campaign(&campaign(1), 1, crate::node::NOW).await.unwrap();
+    assert!(node.registry.step_campaign(2, 3).await.unwrap());
+    assert_eq!(
+        node.call("POST", "/v1/campaigns/2/state", r#"{"state":"paused"}"#).await.status,
+        200
+    );
+    let view = node.call("GET", "/v1/campaigns/1", "").await.json();
+    assert_eq!((&view["state"], &view["marked"]), (&"running".into(), &7.into()));
+    node = node.restart().await;
+    let done = async |node: &TestNode, id: u32| loop {
+        let view = node.call("GET", &format!("/v1/campaigns/{id}"), "").await.json();
+        if view["state"] == "done" {
+            return view;
+        }
+        tokio::task::yield_now().await;
+    };
+    let view = done(&node, 1).await;
+    assert_eq!((&view["total"], &view["marked"]), (&METERS.into(), &METERS.into()));
+    let paused = node.call("GET", "/v1/campaigns/2", "").await.json();
+    assert_eq!((&paused["state"], &paused["marked"]), (&"paused".into(), &3.into()));
+    node.call("POST", "/v1/campaigns/2/state", r#"{"state":"running"}"#).await;
+    assert_eq!(done(&node, 2).await["marked"], METERS);
+}
+
+/// What an account owed when it was switched to prepaid is paid off by its purchases, under the
+/// terms of the switch: it stands in the quote, in the sale, and in the list of debts.
+#[tokio::test]
+async fn purchases_pay_off_what_a_switch_made_a_debt() {
+    let (node, _) = token_node_of("postpaid").await;
+    let quote = async |amount: &str| {
+        let body = format!(r#"{{"amount":"{amount}"}}"#);
+        node.call("POST", "/v1/accounts/1/quotes", &body).await.json()["debt"].clone()
+    };
+    assert_eq!(quote("100").await, "0.0000000");
+    let switch = r#"{"mode":"prepaid","from":"2026-09-23","share_bp":3000,"cap":"40"}"#;
+    let reply = node.call("POST", "/v1/accounts/1/mode-switches", switch).await;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    assert_eq!(quote("100").await, "30.0000000", "a share of 30 %");
+    let receipt = buy(&node, "k1", r#"{"amount":"100"}"#).await.json();
+    assert_eq!(receipt["debt"], "30.0000000", "{receipt}");
+    // Of the month's cap of 40.00 there are 10.00 left, and a top-up counts too.
+    let top_up = Call::new("POST", "/v1/accounts/1/top-ups").token(&node.admin);
+    let top_up = top_up.header("Idempotency-Key", "top").json(r#"{"amount":"20"}"#);
+    assert_eq!(node.send(top_up).await.status, 201);
+    assert_eq!(quote("100").await, "4.0000000");
+    let debts = node.call("GET", "/v1/accounts/1/debts", "").await.json();
+    assert_eq!(debts["items"].as_array().unwrap().len(), 1, "noted once: {debts}");
+    assert_eq!(debts["items"][0]["left"], "64.0000000");
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ impl Registry {
         }
         write.check_act(&account, &change, now).await?;
         if let Change::Debt(debt) = &change {
-            write.note_agreement(debt, actor).await?;
+            write.note_agreement(debt, None, actor).await?;
         }
         let number = write.next_id("act").await?;
         let body = serde_json::to_string(&change).expect("a change has string keys only");
@@ -150,6 +150,25 @@ impl Write<'_> {
             return Err(Refusal::SwitchUnderWay { until: at.plus(SWITCH_WINDOW_S).0 }.into());
         }
         Ok(())
+    }
+
+    /// The switch of an account at an instant, and who asked for it.
+    pub(super) async fn switch_at(
+        &mut self,
+        account: AccountId,
+        at: UnixSeconds,
+    ) -> Result<Option<(ModeSwitch, u32)>, RegistryError> {
+        let sql = format!("{ACT_COLUMNS} WHERE account = $1 AND kind = 'switch' ORDER BY id DESC");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(account.0));
+        for row in rows.fetch_all(self.sql()).await? {
+            let act = act_of(&row)?;
+            if let Change::Switch(switch) = act.change
+                && switch.at == at
+            {
+                return Ok(Some((switch, act.actor)));
+            }
+        }
+        Ok(None)
     }
 
     async fn newest(

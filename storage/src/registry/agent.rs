@@ -245,6 +245,41 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Takes note of what a switch to prepaid at `at` made a debt, so that sales pay it off: only
+    /// the books know how much was owed. Noted once, under the terms that the switch was asked for
+    /// with. Call it before anything that a debt has a part in.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn note_switch_debt(
+        &self,
+        account: AccountId,
+        owed: Money,
+        at: UnixSeconds,
+    ) -> Result<(), RegistryError> {
+        let sql = "SELECT id FROM debt WHERE account = $1 AND switch_at = $2";
+        let known = || {
+            let query = sqlx::query_scalar::<_, i64>(sql).bind(i64::from(account.0));
+            query.bind(i64::from(at.0))
+        };
+        if known().fetch_optional(&self.readers).await?.is_some() {
+            return Ok(());
+        }
+        let mut write = self.write().await?;
+        // Another call may have been faster.
+        if known().fetch_optional(write.sql()).await?.is_some() {
+            return Ok(());
+        }
+        let Some((switch, actor)) = write.switch_at(account, at).await? else { return Ok(()) };
+        let (share_bp, cap) = (switch.share_bp, switch.cap);
+        let reason = "switch to prepaid".to_owned();
+        let debt = DebtAgreement { account, amount: owed, share_bp, cap, at, reason };
+        write.note_agreement(&debt, Some(at), actor).await?;
+        write.commit().await.map(drop)
+    }
+}
+
 /// What is left of an account's debt, and under which terms.
 pub(super) struct OpenDebt {
     id: i64,
@@ -304,16 +339,24 @@ impl Write<'_> {
         row.map(|row| OpenDebt::read(&row, 0)).transpose()
     }
 
-    /// Takes note of an agreement: what is left of debts before goes on under the new terms.
+    /// Takes note of an agreement, or of the debt that a switch at `switch_at` made: what is left
+    /// of debts before goes on under the new terms, and the month's cap counts what it recovered.
     pub(super) async fn note_agreement(
         &mut self,
         new: &DebtAgreement,
+        switch_at: Option<UnixSeconds>,
         actor: u32,
     ) -> Result<(), RegistryError> {
-        let (carried, month, recovered) = self
-            .debt(new.account)
-            .await?
-            .map_or_else(Default::default, |debt| (debt.left, debt.month, debt.recovered));
+        let before = sqlx::query(
+            "SELECT id, left_over, share_bp, cap, month, recovered FROM debt WHERE account = $1 \
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(i64::from(new.account.0))
+        .fetch_optional(self.sql())
+        .await?;
+        let before = before.map(|row| OpenDebt::read(&row, 0)).transpose()?;
+        let (carried, month, recovered) =
+            before.map_or_else(Default::default, |debt| (debt.left, debt.month, debt.recovered));
         let left = new.amount.plus(carried).map_err(Refusal::from)?;
         sqlx::query("UPDATE debt SET left_over = 0 WHERE account = $1")
             .bind(i64::from(new.account.0))
@@ -322,7 +365,8 @@ impl Write<'_> {
         let id = self.next_id("debt").await?;
         sqlx::query(
             "INSERT INTO debt (id, account, amount, left_over, share_bp, cap, month, recovered, \
-             reason, actor, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             reason, actor, at, switch_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(i64::from(id))
         .bind(i64::from(new.account.0))
@@ -335,6 +379,7 @@ impl Write<'_> {
         .bind(&new.reason)
         .bind(i64::from(actor))
         .bind(i64::from(new.at.0))
+        .bind(switch_at.map(|at| i64::from(at.0)))
         .execute(self.sql())
         .await?;
         Ok(())

@@ -204,22 +204,36 @@ impl Registry {
         Ok(true)
     }
 
-    /// How many meters of a campaign's selection hold its key now.
+    /// Campaigns that run; the node goes on with them when it starts.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn running_campaigns(&self) -> Result<Vec<u32>, RegistryError> {
+        let sql = "SELECT id FROM campaign WHERE state = 'running' ORDER BY id";
+        let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
+        rows.iter().map(|row| u32_of(row, 0)).collect()
+    }
+
+    /// How many of the meters that a campaign marked were given its key: all but those that still
+    /// hold a key of the selection.
     ///
     /// # Errors
     /// [`RegistryError`] when the database does not answer.
     pub async fn campaign_changed(&self, campaign: &Campaign) -> Result<u64, RegistryError> {
-        let count = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM token_meter WHERE sgc = $1 AND kt = $2 AND krn = $3 AND \
-             meter <= $4",
+        let to_change = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM token_meter WHERE meter <= $1 AND sgc = $2 AND \
+             ($3 IS NULL OR krn = $3) AND to_sgc = $4 AND to_kt = $5 AND to_krn = $6 AND \
+             NOT (sgc = $4 AND kt = $5 AND krn = $6)",
         )
+        .bind(i64::from(campaign.cursor.0))
+        .bind(i64::from(campaign.from_sgc))
+        .bind(campaign.from_krn.map(i64::from))
         .bind(i64::from(campaign.to.sgc))
         .bind(i64::from(campaign.to.kt))
         .bind(i64::from(campaign.to.krn))
-        .bind(i64::from(campaign.cursor.0))
         .fetch_one(&self.readers)
         .await?;
-        to_u64(count)
+        Ok(campaign.marked.saturating_sub(to_u64(to_change)?))
     }
 
     /// The key under which vending keys are sealed; made of the registry's master key.

@@ -9,6 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use tokio::sync::watch;
 
 use super::device::title_of;
+use super::entry::check_key;
 use super::place::check_text;
 use super::row::{json, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
@@ -63,8 +64,8 @@ pub struct CommandRoute {
     pub via: Option<SystemTitle>,
 }
 
-const COLUMNS: &str = "SELECT id, idempotency_key, meter, command, at, expires_at, attempts, \
-                       outcome, ended_at, withdrawn FROM command ";
+pub(super) const COLUMNS: &str = "SELECT id, idempotency_key, meter, command, at, expires_at, \
+                                  attempts, outcome, ended_at, withdrawn, sale FROM command ";
 
 impl Registry {
     /// Records a command, or finds the one this key names. Durable when it returns.
@@ -81,6 +82,9 @@ impl Registry {
             let row = command_of(&row)?;
             let is_same = row.meter == new.meter && row.command == new.command;
             return if is_same { Ok(row) } else { Err(Refusal::KeyReused.into()) };
+        }
+        if new.actor != 0 {
+            check_key(&new.key)?;
         }
         if new.expires_at <= new.at {
             return Err(Refusal::invalid("expires_in_s", "must be above 0").into());
@@ -274,7 +278,7 @@ impl Registry {
     }
 }
 
-fn command_of(row: &SqliteRow) -> Result<CommandRow, RegistryError> {
+pub(super) fn command_of(row: &SqliteRow) -> Result<CommandRow, RegistryError> {
     let outcome: Option<&str> = row.try_get(7)?;
     let ended_at = UnixSeconds(u32_of(row, 8)?);
     Ok(CommandRow {

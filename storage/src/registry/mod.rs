@@ -22,6 +22,7 @@ mod audit;
 mod campaign;
 mod command;
 mod device;
+mod entry;
 mod import;
 mod meters;
 mod outbox;
@@ -51,6 +52,7 @@ pub use audit::{Audit, MoneyRow};
 pub use campaign::{Campaign, CampaignState};
 pub use command::{CommandRoute, CommandRow, NewCommand};
 pub use device::{Device, DeviceKind, DeviceRev};
+pub use entry::TokenEntry;
 pub use error::{MasterKeyError, Nature, Refusal, RegistryError};
 pub use import::{
     Column, Counts, IMPORT_COLUMNS, ImportError, ImportFormat, ImportLimits, ImportReport,

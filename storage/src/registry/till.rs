@@ -21,6 +21,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 use super::account::AMOUNT_MAX;
 use super::act::SWITCH_WINDOW_S;
 use super::agent::OpenDebt;
+use super::entry::TokenEntry;
 use super::place::check_text;
 use super::row::{json, u32_of};
 use super::sale::{NewSale, SALE_COLUMNS, SaleKind, SaleRow, SaleState, SoldToken, sale_of};
@@ -131,6 +132,9 @@ impl Registry {
         }
         let outbox = batch.write(&mut write, new).await?;
         write.commit().await?;
+        if batch.remote().next().is_some() {
+            self.commands.send_modify(|turn| *turn += 1);
+        }
         // Ids and outbox rows are known once all of the batch is.
         let by_key: BTreeMap<&str, &SaleRow> =
             batch.sold.iter().map(|(_, row)| (row.key.as_str(), row)).collect();
@@ -293,8 +297,20 @@ impl Batch {
         let outbox = write.flush().await?.expect("changes were told before");
         self.write_sales(write, new, outbox).await?;
         self.write_tokens(write, new).await?;
+        let remote: Vec<_> = self.remote().map(|(index, row)| (row, new[index].actor)).collect();
+        write.enter_tokens(&remote).await?;
         self.write_states(write).await?;
         Ok(outbox)
+    }
+
+    /// The sales whose tokens the node sends to the meter.
+    fn remote(&self) -> impl Iterator<Item = (usize, &SaleRow)> {
+        let is_remote = |row: &SaleRow| {
+            let meter = self.accounts.get(&row.account.0).and_then(|state| state.meter.as_ref());
+            meter.is_some_and(|meter| meter.entry == TokenEntry::Remote)
+        };
+        let sold = self.sold.iter().map(|(index, row)| (*index, row));
+        sold.filter(move |(_, row)| is_remote(row))
     }
 
     async fn write_sales(

@@ -5,8 +5,9 @@ use meter::{MeterId, UnixSeconds};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
+use super::entry::TokenEntry;
 use super::place::{check_text, is_taken};
-use super::row::{nullable, to_i64, to_u64, u32_of};
+use super::row::{nullable, parsed, to_i64, to_u64, u32_of};
 use super::sale::SoldToken;
 use super::till::IssuedTokens;
 use super::write::Write;
@@ -49,6 +50,8 @@ pub struct TokenMeter {
     pub to: KeySetting,
     /// The last identifier it was given under this base year.
     pub last_tid: Option<u32>,
+    /// How its tokens come to it.
+    pub entry: TokenEntry,
 }
 
 /// A token that a meter was given.
@@ -113,7 +116,7 @@ pub struct CensusRow {
 }
 
 pub(super) const METER_COLUMNS: &str = "SELECT meter, pan, scheme, ea, sgc, kt, krn, ti, ken, \
-     base_year, to_sgc, to_kt, to_krn, to_ti, last_tid FROM token_meter ";
+     base_year, to_sgc, to_kt, to_krn, to_ti, last_tid, entry FROM token_meter ";
 
 const ORDER_COLUMNS: &str = "SELECT id, meter, action, reason, work_order, state, ordered_by, \
      ordered_at, decided_by, digits FROM token_order ";
@@ -364,7 +367,7 @@ impl Write<'_> {
         }
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO token_meter (meter, pan, scheme, ea, sgc, kt, krn, ti, ken, base_year, \
-             to_sgc, to_kt, to_krn, to_ti, last_tid) ",
+             to_sgc, to_kt, to_krn, to_ti, last_tid, entry) ",
         );
         query.push_values(meters, |mut values, meter| {
             values
@@ -379,14 +382,14 @@ impl Write<'_> {
             let KeySetting { sgc, kt, krn, ti } = meter.to;
             values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
             values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
-            values.push_bind(meter.last_tid.map(i64::from));
+            values.push_bind(meter.last_tid.map(i64::from)).push_bind(meter.entry.name());
         });
         query.push(
             " ON CONFLICT (meter) DO UPDATE SET pan = excluded.pan, scheme = excluded.scheme, \
              ea = excluded.ea, sgc = excluded.sgc, kt = excluded.kt, krn = excluded.krn, \
              ti = excluded.ti, ken = excluded.ken, base_year = excluded.base_year, \
              to_sgc = excluded.to_sgc, to_kt = excluded.to_kt, to_krn = excluded.to_krn, \
-             to_ti = excluded.to_ti, last_tid = excluded.last_tid",
+             to_ti = excluded.to_ti, last_tid = excluded.last_tid, entry = excluded.entry",
         );
         query.build().execute(self.sql()).await?;
         Ok(())
@@ -420,6 +423,7 @@ impl Write<'_> {
 
 pub(super) fn token_meter_of(row: &SqliteRow) -> Result<TokenMeter, RegistryError> {
     let tid: Option<i64> = row.try_get(14)?;
+    let entry: &str = row.try_get(15)?;
     let setting = |at: usize| -> Result<KeySetting, RegistryError> {
         Ok(KeySetting {
             sgc: u32_of(row, at)?,
@@ -438,6 +442,7 @@ pub(super) fn token_meter_of(row: &SqliteRow) -> Result<TokenMeter, RegistryErro
         base_year: u16_of(row, 9)?,
         to: setting(10)?,
         last_tid: tid.map(|_| u32_of(row, 14)).transpose()?,
+        entry: parsed(entry, TokenEntry::from_name(entry))?,
     })
 }
 

@@ -1,0 +1,129 @@
+//! Remote entry: the tokens of a sale on their way to a meter that takes them over its token
+//! gateway, as commands in the order in which they would be typed.
+//!
+//! **Invariant:** the commands are written in the transaction of their sale, so a sale that is
+//! durable sends each of its tokens once, and one that is not sends nothing.
+
+use std::collections::BTreeMap;
+
+use meter::{Command, PurchaseId, TokenDigits};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::command::{COLUMNS, CommandRow, command_of};
+use super::row::{to_i64, to_u64};
+use super::sale::SaleRow;
+use super::write::Write;
+use super::{Refusal, Registry, RegistryError};
+
+/// How the tokens of a meter come to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TokenEntry {
+    /// The customer types them.
+    Keypad,
+    /// The node sends them to the token gateway (DLMS class 115).
+    Remote,
+}
+
+/// How long a token is offered to a meter that does not answer; the customer can type it meanwhile.
+const ENTRY_S_MAX: u32 = 7 * 86_400;
+
+/// Keys of commands that the node gives by itself.
+const OWN_KEYS: [&str; 2] = ["order-", "sale-"];
+
+impl TokenEntry {
+    const ALL: [Self; 2] = [Self::Keypad, Self::Remote];
+
+    /// The name in SQL and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keypad => "keypad",
+            Self::Remote => "remote",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
+/// A person's key must not be one of the node's own: the command would never be given.
+pub(super) fn check_key(key: &str) -> Result<(), Refusal> {
+    if OWN_KEYS.iter().any(|own| key.starts_with(own)) {
+        let reason = "must not begin with order- or sale-: the node's own commands have such keys";
+        return Err(Refusal::invalid("Idempotency-Key", reason));
+    }
+    Ok(())
+}
+
+impl Write<'_> {
+    /// Gives the meters the tokens of these sales.
+    pub(super) async fn enter_tokens(
+        &mut self,
+        sales: &[(&SaleRow, u32)],
+    ) -> Result<(), RegistryError> {
+        let mut rows = Vec::new();
+        for (sale, actor) in sales {
+            for (number, token) in (1..).zip(&sale.tokens) {
+                let digits = TokenDigits::try_from(token.digits.clone());
+                let command = Command::Token(digits.map_err(|reason| {
+                    RegistryError::Damaged(format!("sale {}: {reason}", sale.id))
+                })?);
+                let command =
+                    serde_json::to_string(&command).expect("a command has string keys only");
+                rows.push((*sale, *actor, format!("sale-{}-{number}", sale.id), command));
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let count = rows.len() as u64;
+        let first = self.advance("command", count).await? - count + 1;
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO command (id, idempotency_key, meter, command, actor, at, expires_at, sale) ",
+        );
+        query.push_values((first..).zip(rows), |mut values, (id, (sale, actor, key, command))| {
+            values
+                .push_bind(id.cast_signed())
+                .push_bind(key)
+                .push_bind(sale.meter.map(|meter| i64::from(meter.0)))
+                .push_bind(command)
+                .push_bind(i64::from(actor))
+                .push_bind(i64::from(sale.at.0))
+                .push_bind(i64::from(sale.at.plus(ENTRY_S_MAX).0))
+                .push_bind(sale.id.0.cast_signed());
+        });
+        query.build().execute(self.sql()).await?;
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// The commands that carry the tokens of these sales, in the order of the tokens.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn entries(
+        &self,
+        sales: &[PurchaseId],
+    ) -> Result<BTreeMap<PurchaseId, Vec<CommandRow>>, RegistryError> {
+        let mut entries = BTreeMap::<_, Vec<_>>::new();
+        if sales.is_empty() {
+            return Ok(entries);
+        }
+        let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
+        query.push("WHERE sale IN (");
+        let mut list = query.separated(", ");
+        for sale in sales {
+            list.push_bind(to_i64(sale.0)?);
+        }
+        query.push(") ORDER BY id");
+        for row in query.build().fetch_all(&self.readers).await? {
+            let sale = PurchaseId(to_u64(row.try_get(10)?)?);
+            entries.entry(sale).or_default().push(command_of(&row)?);
+        }
+        Ok(entries)
+    }
+}
