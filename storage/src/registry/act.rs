@@ -13,7 +13,7 @@ use super::account::{AMOUNT_MAX, Account};
 use super::meters::check_role;
 use super::place::check_text;
 use super::purchase::check_adjustment;
-use super::row::{json, to_i64, to_u64, u32_of};
+use super::row::{json, of_account, to_i64, to_u64, u32_of};
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
 
@@ -97,16 +97,7 @@ impl Registry {
         after: u32,
         limit: u32,
     ) -> Result<Vec<Act>, RegistryError> {
-        let sql = format!("{ACT_COLUMNS} WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3");
-        sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(i64::from(account.0))
-            .bind(i64::from(after))
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?
-            .iter()
-            .map(act_of)
-            .collect()
+        of_account(&self.readers, ACT_COLUMNS, (account, after.into(), limit), act_of).await
     }
 
     /// The newest act of a kind upon an account: `terms`, `switch`, `closing`, …

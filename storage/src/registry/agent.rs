@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::account::AMOUNT_MAX;
 use super::place::{check_line, check_text, taken};
-use super::row::u32_of;
+use super::row::{of_account, u32_of};
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
 
@@ -219,17 +219,8 @@ impl Registry {
         after: u32,
         limit: u32,
     ) -> Result<Vec<Debt>, RegistryError> {
-        sqlx::query(
-            "SELECT id, account, amount, left_over, share_bp, cap, reason, at FROM debt \
-             WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(i64::from(account.0))
-        .bind(i64::from(after))
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?
-        .iter()
-        .map(|row| {
+        let select = "SELECT id, account, amount, left_over, share_bp, cap, reason, at FROM debt";
+        of_account(&self.readers, select, (account, after.into(), limit), |row| {
             Ok(Debt {
                 id: u32_of(row, 0)?,
                 account: AccountId(u32_of(row, 1)?),
@@ -241,7 +232,7 @@ impl Registry {
                 at: UnixSeconds(u32_of(row, 7)?),
             })
         })
-        .collect()
+        .await
     }
 }
 

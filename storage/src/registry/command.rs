@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::device::title_of;
 use super::entry::check_key;
 use super::place::check_text;
-use super::row::{json, to_i64, to_u64, u32_of};
+use super::row::{by_key, json, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
 
 /// A command asked for.
@@ -76,9 +76,7 @@ impl Registry {
     pub async fn command(&self, new: &NewCommand) -> Result<CommandRow, RegistryError> {
         check_text("Idempotency-Key", &new.key, 128)?;
         let mut write = self.write().await?;
-        let sql = format!("{COLUMNS} WHERE idempotency_key = $1");
-        let known = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&new.key);
-        if let Some(row) = known.fetch_optional(write.sql()).await? {
+        if let Some(row) = by_key(write.sql(), COLUMNS, &new.key).await? {
             let row = command_of(&row)?;
             let is_same = row.meter == new.meter && row.command == new.command;
             return if is_same { Ok(row) } else { Err(Refusal::KeyReused.into()) };

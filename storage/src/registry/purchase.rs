@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::account::AMOUNT_MAX;
 use super::place::check_text;
-use super::row::{to_i64, to_u64, u32_of};
+use super::row::{by_key, of_account, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
 
 /// A purchase asked for.
@@ -63,9 +63,7 @@ impl Registry {
     pub async fn purchase(&self, new: &NewPurchase) -> Result<PurchaseRow, RegistryError> {
         check_text("Idempotency-Key", &new.key, 128)?;
         let mut write = self.write().await?;
-        let sql = format!("{PURCHASE_COLUMNS} WHERE idempotency_key = $1");
-        let known = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&new.key);
-        if let Some(row) = known.fetch_optional(write.sql()).await? {
+        if let Some(row) = by_key(write.sql(), PURCHASE_COLUMNS, &new.key).await? {
             let hash: &[u8] = row.try_get(7)?;
             if hash != new.body_hash {
                 return Err(Refusal::KeyReused.into());
@@ -73,12 +71,7 @@ impl Registry {
             return purchase_of(&row);
         }
         // Sales share the space of keys.
-        let sold: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM sale WHERE idempotency_key = $1")
-                .bind(&new.key)
-                .fetch_optional(write.sql())
-                .await?;
-        if sold.is_some() {
+        if by_key(write.sql(), "SELECT id FROM sale", &new.key).await?.is_some() {
             return Err(Refusal::KeyReused.into());
         }
         if new.paid <= Money::ZERO || new.paid > AMOUNT_MAX {
@@ -144,9 +137,7 @@ impl Registry {
     /// # Errors
     /// [`Refusal::NotFound`].
     pub async fn purchase_by_key(&self, key: &str) -> Result<PurchaseRow, RegistryError> {
-        let sql = format!("{PURCHASE_COLUMNS} WHERE idempotency_key = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key);
-        let row = row.fetch_optional(&self.readers).await?;
+        let row = by_key(&self.readers, PURCHASE_COLUMNS, key).await?;
         purchase_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)
     }
 
@@ -160,16 +151,7 @@ impl Registry {
         after: PurchaseId,
         limit: u32,
     ) -> Result<Vec<PurchaseRow>, RegistryError> {
-        let sql = format!("{PURCHASE_COLUMNS} WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3");
-        sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(i64::from(account.0))
-            .bind(to_i64(after.0)?)
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?
-            .iter()
-            .map(purchase_of)
-            .collect()
+        of_account(&self.readers, PURCHASE_COLUMNS, (account, after.0, limit), purchase_of).await
     }
 
     /// Records a signed correction.
@@ -215,17 +197,8 @@ impl Registry {
         after: u32,
         limit: u32,
     ) -> Result<Vec<AdjustmentRow>, RegistryError> {
-        sqlx::query(
-            "SELECT id, account, amount, at, reason FROM adjustment \
-             WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(i64::from(account.0))
-        .bind(i64::from(after))
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?
-        .iter()
-        .map(|row| {
+        let select = "SELECT id, account, amount, at, reason FROM adjustment";
+        of_account(&self.readers, select, (account, after.into(), limit), |row| {
             let adjustment = Adjustment {
                 account: AccountId(u32_of(row, 1)?),
                 amount: Money::from_ticks(row.try_get(2)?),
@@ -234,7 +207,7 @@ impl Registry {
             };
             Ok(AdjustmentRow { id: u32_of(row, 0)?, adjustment })
         })
-        .collect()
+        .await
     }
 }
 

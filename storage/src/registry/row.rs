@@ -1,10 +1,33 @@
 //! Rows to values. SQL integers are 64-bit and signed; a value out of its range is damage.
 
-use meter::{LocalDate, Role};
+use meter::{AccountId, LocalDate, Role};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{ColumnIndex, Row as _};
+use sqlx::{AssertSqlSafe, ColumnIndex, Executor, Row as _, Sqlite};
 
 use super::RegistryError;
+
+/// The row that an idempotency key names; `select` ends with the table's name.
+pub(super) async fn by_key<'e>(
+    sql: impl Executor<'e, Database = Sqlite>,
+    select: &str,
+    key: &str,
+) -> Result<Option<SqliteRow>, sqlx::Error> {
+    let text = format!("{select} WHERE idempotency_key = $1");
+    sqlx::query(AssertSqlSafe(text)).bind(key.to_owned()).fetch_optional(sql).await
+}
+
+/// A page of an account's rows: those after an id, by id.
+pub(super) async fn of_account<'e, T>(
+    sql: impl Executor<'e, Database = Sqlite>,
+    select: &str,
+    (account, after, limit): (AccountId, u64, u32),
+    read: impl Fn(&SqliteRow) -> Result<T, RegistryError>,
+) -> Result<Vec<T>, RegistryError> {
+    let text = format!("{select} WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3");
+    let rows = sqlx::query(AssertSqlSafe(text)).bind(i64::from(account.0));
+    let rows = rows.bind(to_i64(after)?).bind(i64::from(limit)).fetch_all(sql).await?;
+    rows.iter().map(read).collect()
+}
 
 /// A column as a 32-bit number, 0 for NULL: ids use 0 for "none".
 pub(super) fn u32_of<I>(row: &SqliteRow, column: I) -> Result<u32, RegistryError>

@@ -9,7 +9,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::place::check_text;
-use super::row::{json, parsed, to_i64, to_u64, u32_of};
+use super::row::{by_key, json, of_account, parsed, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
 
 /// What kind of sale.
@@ -164,9 +164,7 @@ impl Registry {
     /// # Errors
     /// [`Refusal::NotFound`].
     pub async fn sale_by_key(&self, key: &str) -> Result<SaleRow, RegistryError> {
-        let sql = format!("{SALE_COLUMNS} WHERE idempotency_key = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key);
-        let row = row.fetch_optional(&self.readers).await?;
+        let row = by_key(&self.readers, SALE_COLUMNS, key).await?;
         sale_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)
     }
 
@@ -180,16 +178,7 @@ impl Registry {
         after: PurchaseId,
         limit: u32,
     ) -> Result<Vec<SaleRow>, RegistryError> {
-        let sql = format!("{SALE_COLUMNS} WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3");
-        sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(i64::from(account.0))
-            .bind(to_i64(after.0)?)
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?
-            .iter()
-            .map(sale_of)
-            .collect()
+        of_account(&self.readers, SALE_COLUMNS, (account, after.0, limit), sale_of).await
     }
 
     /// Counts a further copy of a receipt. The tokens are the stored ones: a second token would
@@ -326,9 +315,7 @@ impl Registry {
 
 impl super::write::Write<'_> {
     async fn sale(&mut self, key: &str) -> Result<SaleRow, RegistryError> {
-        let sql = format!("{SALE_COLUMNS} WHERE idempotency_key = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key);
-        let row = row.fetch_optional(self.sql()).await?;
+        let row = by_key(self.sql(), SALE_COLUMNS, key).await?;
         sale_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)
     }
 
