@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use meter::UnixSeconds;
 use serde::{Deserialize, Serialize};
 use storage::registry::KeySetting;
 use sts::{
@@ -16,10 +17,12 @@ use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
 use super::Routes;
+use super::site::PageQuery;
 use crate::App;
 use crate::auth::Caller;
-use crate::extract::Body;
+use crate::extract::{Body, Query};
 use crate::json::Instant;
+use crate::page::{Page, after, limit};
 use crate::problem::{Answer, Problem};
 use crate::vault::{identity, key_id};
 
@@ -28,6 +31,7 @@ pub(super) fn administered() -> Routes {
         .routes(routes!(list_keys))
         .routes(routes!(propose_key))
         .routes(routes!(confirm_key))
+        .routes(routes!(audit_trail))
 }
 
 /// Digits of a key: taken in, never given out.
@@ -93,6 +97,34 @@ struct VendingKeyView {
     state: &'static str,
     /// Of a proposed one: to be compared with the sender's paper.
     check_value: Option<String>,
+}
+
+/// What was done with a vending key. The lines are sealed to each other (HMAC), so keep copies
+/// elsewhere: a copy shows when lines were cut off the end.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditLineView {
+    line: u64,
+    at: Instant,
+    /// Who: the number of the API token.
+    operator: String,
+    /// `proposed`, `confirmed`, `confirmation refused` or `withdrawn`.
+    deed: String,
+    /// Supply group, key type and revision.
+    #[schema(example = "201457/2/1")]
+    key: String,
+    check_value: String,
+    /// Seals this line to the one before, as hexadecimal digits.
+    mac: String,
+}
+
+impl AuditLineView {
+    fn of((line, entry): (u64, String)) -> Self {
+        let mut fields = entry.trim_end().split('\t').skip(1).map(str::to_owned);
+        let mut next = || fields.next().unwrap_or_default();
+        let at = Instant(UnixSeconds(next().parse().unwrap_or_default()));
+        let (operator, deed, key) = (next(), next(), next());
+        Self { line, at, operator, deed, key, check_value: next(), mac: next() }
+    }
 }
 
 fn import(error: &ImportError) -> Problem {
@@ -210,4 +242,19 @@ async fn list_keys(State(app): State<Arc<App>>) -> Json<Vec<VendingKeyView>> {
     let in_use = module.keys().map(|key| view(key, "in_use"));
     let proposed = module.proposals().map(|(_, _, key)| view(key, "proposed"));
     Json(in_use.chain(proposed).collect())
+}
+
+/// The audit trail of vending keys, oldest first: who proposed, confirmed or withdrew which.
+#[utoipa::path(
+    get, path = "/v1/vending-keys/audit", tag = "vending", params(PageQuery),
+    responses((status = 200, body = Page<AuditLineView>))
+)]
+async fn audit_trail(
+    State(app): State<Arc<App>>,
+    Query(query): Query<PageQuery>,
+) -> Answer<Json<Page<AuditLineView>>> {
+    let limit = limit(query.limit)?;
+    let after = after(query.after.as_deref())?;
+    let rows = app.node.registry.vault_audit(after, limit + 1).await?;
+    Ok(Json(Page::of(rows, limit, |row: &(u64, String)| row.0.to_string(), AuditLineView::of)))
 }

@@ -82,6 +82,7 @@ const RIGHTS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/token-orders", "ao"),
     ("POST", "/v1/token-orders/{id}/decision", "ao"),
     ("GET", "/v1/vending-keys", "a"),
+    ("GET", "/v1/vending-keys/audit", "a"),
     ("POST", "/v1/vending-keys", "a"),
     ("POST", "/v1/vending-keys/confirmation", "a"),
     ("GET", "/v1/campaigns", "ao"),

@@ -282,6 +282,8 @@ async fn engineering(story: &mut Story, second: &str) {
     let order = story.send(template, call, 200).await.json();
     assert_eq!(order["tokens"].as_array().unwrap().len(), 1, "{order}");
     story.get("/v1/token-orders", "/v1/token-orders").await;
+    let trail = story.get("/v1/vending-keys/audit", "/v1/vending-keys/audit").await;
+    assert_eq!(trail["items"][0]["deed"], "proposed");
 }
 
 async fn supply(story: &mut Story) {

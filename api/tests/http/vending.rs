@@ -403,8 +403,17 @@ async fn tokens_are_masked_and_keys_never_told() {
     assert!(reply.body.contains(&token));
     let copy = node.call("POST", "/v1/purchases/k1/copies", "").await.json();
     assert!(copy["text"].as_str().unwrap().contains(&token), "{copy}");
+    let trail = node.call("GET", "/v1/vending-keys/audit", "").await.json();
+    let deeds: Vec<&str> =
+        trail["items"].as_array().unwrap().iter().map(|l| l["deed"].as_str().unwrap()).collect();
+    assert_eq!(deeds.len(), 6, "{trail}");
+    assert_eq!(deeds[..3], ["proposed", "confirmation refused", "confirmed"], "{trail}");
+    assert_eq!(trail["items"][2]["key"], "201457/2/1");
+    let reply = node.send(Call::new("GET", "/v1/vending-keys/audit").token(&reader)).await;
+    assert_eq!(reply.status, 403, "{reply:?}");
     let bad = key_body(3).replace("ab94", "xx94");
     for reply in [
+        node.call("GET", "/v1/vending-keys/audit", "").await,
         node.call("GET", "/v1/vending-keys", "").await,
         node.call("POST", "/v1/vending-keys", &bad).await,
         node.call("POST", "/v1/vending-keys", &key_body(1)).await,

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use zeroize::Zeroizing;
 
 use super::place::check_text;
-use super::row::{parsed, to_u64, u32_of};
+use super::row::{parsed, to_i64, to_u64, u32_of};
 use super::token_meter::{KeySetting, u8_of};
 use super::{Refusal, Registry, RegistryError};
 
@@ -253,6 +253,25 @@ impl Registry {
             .fetch_all(&self.readers)
             .await?;
         Ok((keys, lines.concat()))
+    }
+
+    /// Lines of the vault's audit trail after `after`, with their numbers.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn vault_audit(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, String)>, RegistryError> {
+        sqlx::query("SELECT line, entry FROM vault_audit WHERE line > $1 ORDER BY line LIMIT $2")
+            .bind(to_i64(after)?)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(|row| Ok((to_u64(row.try_get(0)?)?, row.try_get(1)?)))
+            .collect()
     }
 
     /// Keeps a sealed vending key, where there is one, and further lines of the audit trail.
