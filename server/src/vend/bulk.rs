@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::Till;
+use super::client::{Refused, Till};
 
 /// The answer file's header.
 const HEADER: &str = "key,account,status,energy_wh,tokens,problem";
@@ -63,8 +63,8 @@ impl Bulk {
                         sold += 1;
                         answer_line(order, &receipt)
                     }
-                    // A refusal is an answer; a node that does not answer ends the run.
-                    Err(error) if error.to_string().contains("): ") => {
+                    // A refusal is an answer; where nobody knows what became of a sale, the run ends.
+                    Err(error) if error.downcast_ref().is_some_and(Refused::is_final) => {
                         refused += 1;
                         let problem = error.to_string().replace(['"', '\n'], "'");
                         format!("{},{},refused,,,\"{problem}\"", order.key, order.account)

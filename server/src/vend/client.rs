@@ -103,7 +103,7 @@ impl Till {
         if (200..300).contains(&status) {
             return serde_json::from_slice(&body).context("the answer is not JSON");
         }
-        Err(refused(status, &String::from_utf8_lossy(&body)))
+        Err(refused(status, &String::from_utf8_lossy(&body)).into())
     }
 
     /// Sends over a connection that waits, or over a new one when it broke meanwhile: every sale
@@ -143,14 +143,31 @@ impl Till {
 
 const JSON: &str = "application/json";
 
-/// What the node said, as a sentence with its code and its advice.
-fn refused(status: u16, body: &str) -> anyhow::Error {
-    let problem: Value = serde_json::from_str(body).unwrap_or_default();
-    let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
-    if text("code").is_empty() {
-        return anyhow!("status {status}: {body}");
+/// What the node said instead of doing it, as a sentence with its code and its advice.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refused {
+    status: u16,
+    text: String,
+}
+
+impl Refused {
+    /// Whether the same request is refused again. After a time-out, or of a node that stops or a
+    /// token that is no longer good, nobody knows: the request may even have been carried out.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self.status, 400 | 404 | 409 | 422)
     }
-    anyhow!("{} ({}): {}", text("detail"), text("code"), text("hint"))
+}
+
+fn refused(status: u16, body: &str) -> Refused {
+    let problem: Value = serde_json::from_str(body).unwrap_or_default();
+    let part = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+    let text = if part("code").is_empty() {
+        format!("status {status}: {body}")
+    } else {
+        format!("{} ({}): {}", part("detail"), part("code"), part("hint"))
+    };
+    Refused { status, text }
 }
 
 /// A key as part of a path.
@@ -181,6 +198,11 @@ mod tests {
         let body = r#"{"code":"below_minimum","detail":"too little","hint":"sell more"}"#;
         assert_eq!(refused(422, body).to_string(), "too little (below_minimum): sell more");
         assert_eq!(refused(502, "gone").to_string(), "status 502: gone");
+        // After a time-out the sale may stand: it must be asked for again, not be given up.
+        let body = r#"{"code":"timeout","detail":"took longer","hint":"repeat"}"#;
+        let is_final = |status| refused(status, body).is_final();
+        assert_eq!([404, 409, 422].map(is_final), [true; 3]);
+        assert_eq!([401, 403, 408, 429, 500, 503].map(is_final), [false; 6]);
     }
 
     #[test]
