@@ -8,7 +8,6 @@ use server::prove::campaign;
 const TIME_MAX: Duration = Duration::from_secs(55);
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures of the campaign")]
 fn stories_hold_for_a_minute() {
     match campaign(1, u64::MAX, Some(TIME_MAX)) {
         Ok(done) => {
