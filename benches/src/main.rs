@@ -66,8 +66,8 @@ fn dataflow(readings: usize) -> Vec<Value> {
         rows.push(json!({
             "name": name, "value": rate, "unit": "M readings/s", "limit": "bare loop",
             "ratio": ratio,
-            "must": if is_gate { json!(0.2) } else { Value::Null },
-            "aim": if is_gate { json!(0.4) } else { Value::Null },
+            "must": if is_gate { json!(0.25) } else { Value::Null },
+            "aim": if is_gate { json!(0.45) } else { Value::Null },
             "runs": 3,
         }));
     }
