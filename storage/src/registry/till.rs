@@ -72,7 +72,8 @@ struct AccountState {
     currency: String,
     zone: String,
     meter: Option<TokenMeter>,
-    meter_changed: bool,
+    /// The meter before the sales of the batch, once one of them changed it.
+    meter_before: Option<TokenMeter>,
     debt: Option<OpenDebt>,
     debt_changed: bool,
     closed_at: Option<u32>,
@@ -207,8 +208,8 @@ impl Batch {
             let order = TokenOrder { meter, energy, money, rnd: new.rnd, at: new.at };
             let issued = issuer.issue(&order)?;
             tokens = issued.tokens;
-            account.meter = Some(issued.meter);
-            account.meter_changed = true;
+            let before = account.meter.replace(issued.meter);
+            account.meter_before = account.meter_before.take().or(before);
         }
         account.count(&split, &day, new.kind);
         if let Some(agent) = agent.and_then(|id| self.agents.get_mut(&id)) {
@@ -381,9 +382,18 @@ impl Batch {
     }
 
     async fn write_states(&self, write: &mut Write<'_>) -> Result<(), RegistryError> {
-        let meters = self.accounts.values().filter(|account| account.meter_changed);
-        let meters: Vec<TokenMeter> = meters.filter_map(|account| account.meter.clone()).collect();
-        write.put_token_meters(&meters).await?;
+        let meters = self.accounts.values();
+        let meters = meters.filter_map(|a| a.meter_before.as_ref().zip(a.meter.as_ref()));
+        // Nearly always the identifier alone has moved on.
+        let (moved, changed): (Vec<_>, Vec<_>) = meters.partition(|(before, meter)| {
+            **before == TokenMeter { last_tid: before.last_tid, ..(*meter).clone() }
+        });
+        let moved: Vec<_> =
+            moved.into_iter().map(|(_, meter)| (meter.meter, meter.last_tid)).collect();
+        write.put_last_tids(&moved).await?;
+        let changed: Vec<TokenMeter> =
+            changed.into_iter().map(|(_, meter)| meter.clone()).collect();
+        write.put_token_meters(&changed).await?;
         let bought: Vec<(u32, String, u64)> = self
             .accounts
             .iter()
@@ -550,7 +560,7 @@ async fn load_accounts(
             currency: row.try_get(2)?,
             zone: row.try_get(3)?,
             meter: None,
-            meter_changed: false,
+            meter_before: None,
             debt: None,
             debt_changed: false,
             closed_at: None,

@@ -395,6 +395,24 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Writes the last identifiers of known meters.
+    pub(super) async fn put_last_tids(
+        &mut self,
+        meters: &[(MeterId, Option<u32>)],
+    ) -> Result<(), RegistryError> {
+        if meters.is_empty() {
+            return Ok(());
+        }
+        let mut query =
+            QueryBuilder::<Sqlite>::new("UPDATE token_meter SET last_tid = moved.column2 FROM (");
+        query.push_values(meters, |mut values, (meter, last_tid)| {
+            values.push_bind(i64::from(meter.0)).push_bind(last_tid.map(i64::from));
+        });
+        query.push(") AS moved WHERE meter = moved.column1");
+        query.build().execute(self.sql()).await?;
+        Ok(())
+    }
+
     async fn add_issued(
         &mut self,
         meter: MeterId,
