@@ -7,10 +7,10 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use meter::{Change, CurrencyCode, MeterId, OutboxId, PlanId, SystemTitle, TariffVersion};
+use meter::{Change, CurrencyCode, Entry, MeterId, OutboxId, PlanId, SystemTitle, TariffVersion};
 use storage::registry::{
     Config, Counts, DeviceKeys, DeviceRev, IMPORT_COLUMNS, ImportError, ImportFormat, ImportLimits,
-    ImportReport, LineError, NewGateway, Registry,
+    ImportReport, LineError, NewGateway, OutboxRow, Registry,
 };
 use tokio::sync::mpsc;
 
@@ -111,9 +111,19 @@ fn errors(result: Result<ImportReport, ImportError>) -> (Vec<LineError>, u64) {
 }
 
 async fn changes(registry: &Registry) -> Vec<Change> {
-    let rows = registry.next_outbox(OutboxId(0), 100_000).await.unwrap();
-    assert!(rows.iter().all(|row| row.changes.len() <= 1000));
-    rows.into_iter().flat_map(|row| row.changes).collect()
+    let (mut all, mut after) = (Vec::new(), OutboxId(0));
+    loop {
+        let rows = registry.next_outbox(after, 100_000).await.unwrap();
+        let Some(last) = rows.last() else { return all };
+        after = last.id;
+        assert!(rows.iter().all(|row| row.changes.len() <= 1000));
+        let mut entries = Vec::new();
+        for OutboxRow { id: outbox, changes } in rows {
+            all.extend_from_slice(&changes);
+            Entry::Changes { outbox, changes }.encode(&mut entries);
+        }
+        assert!(entries.len() < 1 << 19, "{} bytes for one commit of the log", entries.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

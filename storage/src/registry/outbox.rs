@@ -15,8 +15,12 @@ pub struct OutboxRow {
     pub changes: Box<[Change]>,
 }
 
+/// Characters of the rows taken at once, the last one aside; as entries they are shorter.
+const PAYLOAD_MAX: i64 = 262_144;
+
 impl Registry {
-    /// The next rows after `after` that the log does not hold yet, at most `limit`.
+    /// The next rows after `after` that the log does not hold yet: at most `limit`, and no more
+    /// than fit a commit of the log, however many rows an import made.
     ///
     /// # Errors
     /// [`RegistryError`] when the database does not answer or a row is damaged.
@@ -26,10 +30,14 @@ impl Registry {
         limit: u32,
     ) -> Result<Vec<OutboxRow>, RegistryError> {
         let rows = sqlx::query(
-            "SELECT id, payload FROM outbox WHERE sent = 0 AND id > $1 ORDER BY id LIMIT $2",
+            "SELECT id, payload FROM (SELECT id, payload, \
+             sum(length(payload)) OVER (ORDER BY id) - length(payload) AS ahead FROM \
+             (SELECT id, payload FROM outbox WHERE sent = 0 AND id > $1 ORDER BY id LIMIT $2)) \
+             WHERE ahead < $3 ORDER BY id",
         )
         .bind(to_i64(after.0)?)
         .bind(i64::from(limit))
+        .bind(PAYLOAD_MAX)
         .fetch_all(&self.readers)
         .await?;
         rows.iter()
