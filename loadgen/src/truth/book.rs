@@ -294,7 +294,10 @@ impl Book {
                 if service.suspect == Some((at, register)) {
                     return Outcome::Duplicate;
                 }
-                service.suspect = Some((at, register));
+                // Of several the newest by its stamp is remembered.
+                if service.suspect.is_none_or(|(newest, _)| at > newest) {
+                    service.suspect = Some((at, register));
+                }
             }
             Outcome::Quarantined(_) | Outcome::Duplicate | Outcome::Parked => {}
         }
