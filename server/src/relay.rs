@@ -56,7 +56,9 @@ pub async fn run(registry: Arc<Registry>, journal: Arc<Journal>, relayed: watch:
         let done = match relay_once(&registry, &journal, &relayed).await {
             Ok(0) => tokio::select! {
                 changed = changed.changed() => changed.map_err(|_| RelayError::Stopped),
-                _ = mark.tick() => mark_sent(&registry, &relayed, &mut marked).await,
+                _ = mark.tick(), if marked < relayed.borrow().outbox => {
+                    mark_sent(&registry, &relayed, &mut marked).await
+                }
             },
             Ok(_) => match timeout(Duration::ZERO, mark.tick()).await {
                 Ok(_) => mark_sent(&registry, &relayed, &mut marked).await,

@@ -25,6 +25,7 @@ use loadgen::driver::Clocks;
 use loadgen::feeder::{Endpoints, Feeder, FeederRun, TopUp, latest_week};
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::Demo;
 use crate::clock::{self, Clock, Virtual};
@@ -60,8 +61,21 @@ pub fn version_json(version: &meter::TariffVersion) -> serde_json::Value {
 /// Something could not be started, or did not finish. A check that does not hold is no error but
 /// exit code 3.
 pub fn run(options: &Demo) -> anyhow::Result<ExitCode> {
+    on_runtime(play(options))
+}
+
+/// Plays to the end. Asked to stop (SIGTERM) it ends at once, and the node it started with it.
+pub(crate) fn on_runtime(
+    play: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(play(options));
+    let code = runtime.block_on(async {
+        let mut terminate = unix::signal(SignalKind::terminate())?;
+        tokio::select! {
+            code = play => code,
+            _ = terminate.recv() => bail!("asked to stop (SIGTERM)"),
+        }
+    });
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }

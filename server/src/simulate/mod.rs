@@ -32,6 +32,7 @@ pub use options::{FaultOptions, FaultProxy, OtherNode, Part, ShapeName, Simulate
 
 use crate::clock::{self, Clock};
 use crate::demo::check::Checks;
+use crate::demo::on_runtime;
 use drive::Drive;
 use freshness::Freshness;
 use report::Outcome;
@@ -48,10 +49,7 @@ pub fn run(options: &Simulate) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &options.other.import_files {
         return write_import_files(options, spec, folder);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(play(options, spec));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    code
+    on_runtime(play(options, spec))
 }
 
 /// Stands between devices and a node until it is stopped.
