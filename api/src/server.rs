@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::routes;
-use crate::till::Till;
+use crate::till::{Counter, Till};
 use crate::vault::Vault;
 use crate::{App, Node};
 
@@ -115,7 +115,8 @@ impl Server {
         }
         let vault = Vault::open(&node.registry).await;
         let vault = Arc::new(vault.map_err(|error| ServerError::Vault(error.to_string()))?);
-        let till = Till::open(Arc::clone(&node.registry), Arc::clone(&vault));
+        let (registry, applied) = (Arc::clone(&node.registry), Arc::clone(&node.applied));
+        let till = Till::open(Counter { registry, vault: Arc::clone(&vault), applied });
         let app = Arc::new(App { node, config: config.clone(), vault, till });
         app.resume_campaigns().await?;
         Ok(Self { listener, router: routes::router(&app), config })

@@ -1,20 +1,30 @@
-//! The till: sales that come at the same time share one transaction, hence one sync.
+//! The till: sales that come at the same time share one transaction, hence one sync, and one way
+//! through the log and the books.
+//!
+//! A batch takes no more than half of the sales under way: while it is on its way through the log
+//! and the books, the other half is at the registry, so neither waits for the other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use storage::registry::{NewSale, Refusal, Registry, SALES_MAX, SaleRow};
+use meter::OutboxId;
+use storage::registry::{NewSale, Registry, SALES_MAX, SaleRow};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::node::{Applied, NotApplied};
 use crate::problem::{Answer, Problem};
 use crate::vault::Vault;
 
 /// Sales that wait for the till at most; more wait with their connections.
 const WAITING_MAX: usize = 1024;
+/// So many sales share a transaction however few are under way.
+const TOGETHER: usize = 8;
 
 /// Takes sales one by one and makes them durable together.
 #[derive(Debug)]
 pub(crate) struct Till {
     waiting: mpsc::Sender<Waiting>,
+    under_way: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -23,39 +33,87 @@ struct Waiting {
     answer: oneshot::Sender<Answer<SaleRow>>,
 }
 
+/// What the till works with.
+pub(crate) struct Counter {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) applied: Arc<dyn Applied>,
+}
+
 impl Till {
     /// Opens the till. It closes when this is dropped.
-    pub(crate) fn open(registry: Arc<Registry>, vault: Arc<Vault>) -> Self {
+    pub(crate) fn open(counter: Counter) -> Self {
         let (waiting, sales) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(serve(registry, vault, sales));
-        Self { waiting }
+        let under_way = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(counter.serve(sales, Arc::clone(&under_way)));
+        Self { waiting, under_way }
     }
 
-    /// Sells, durably.
+    /// Sells: the answer comes when the sale is durable and in the books.
     pub(crate) async fn sell(&self, sale: NewSale) -> Answer<SaleRow> {
+        let _under_way = UnderWay::enter(&self.under_way);
         let (answer, answered) = oneshot::channel();
         let is_open = self.waiting.send(Waiting { sale, answer }).await.is_ok();
         match answered.await {
             Ok(answer) if is_open => answer,
-            _ => Err(crate::node::NotApplied.into()),
+            _ => Err(NotApplied.into()),
         }
     }
 }
 
-async fn serve(registry: Arc<Registry>, vault: Arc<Vault>, mut sales: mpsc::Receiver<Waiting>) {
-    let mut batch = Vec::with_capacity(SALES_MAX);
-    while sales.recv_many(&mut batch, SALES_MAX).await > 0 {
-        let (new, answers): (Vec<NewSale>, Vec<_>) =
-            batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
-        let results = registry.sell(&new, &*vault).await.map_err(Problem::from);
-        let refused = |refusal: Refusal| Problem::from(refusal);
-        let results: Vec<Answer<SaleRow>> = match results {
-            Ok(results) => results.into_iter().map(|result| result.map_err(refused)).collect(),
-            Err(problem) => new.iter().map(|_| Err(problem.clone())).collect(),
-        };
-        for (answer, result) in answers.into_iter().zip(results) {
-            // Who asked may have gone; the sale stands under its key.
-            drop(answer.send(result));
+/// A sale under way: from its request to its answer.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        // Relaxed: the count steers sizes only.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Counter {
+    async fn serve(self, mut sales: mpsc::Receiver<Waiting>, under_way: Arc<AtomicUsize>) {
+        let mut batch = Vec::with_capacity(SALES_MAX);
+        loop {
+            let most = (under_way.load(Ordering::Relaxed) / 2).clamp(TOGETHER, SALES_MAX);
+            if sales.recv_many(&mut batch, most).await == 0 {
+                return;
+            }
+            let (new, answers): (Vec<NewSale>, Vec<_>) =
+                batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
+            let results = self.registry.sell(&new, &*self.vault).await.map_err(Problem::from);
+            let results: Vec<Answer<SaleRow>> = match results {
+                Ok(results) => {
+                    results.into_iter().map(|result| result.map_err(Problem::from)).collect()
+                }
+                Err(problem) => new.iter().map(|_| Err(problem.clone())).collect(),
+            };
+            // The next batch does not wait for the log and the books of this one.
+            tokio::spawn(hand_out(Arc::clone(&self.applied), answers, results));
         }
+    }
+}
+
+/// Answers when the books have the newest sale of a batch, hence all of them.
+async fn hand_out(
+    applied: Arc<dyn Applied>,
+    answers: Vec<oneshot::Sender<Answer<SaleRow>>>,
+    results: Vec<Answer<SaleRow>>,
+) {
+    let sold = results.iter().flatten().map(|row| row.outbox);
+    let newest = sold.max().unwrap_or(OutboxId(0));
+    let is_applied = newest == OutboxId(0) || applied.wait(newest).await.is_ok();
+    for (answer, result) in answers.into_iter().zip(results) {
+        let result =
+            result.and_then(|row| if is_applied { Ok(row) } else { Err(NotApplied.into()) });
+        // Who asked may have gone; the sale stands under its key.
+        drop(answer.send(result));
     }
 }

@@ -28,7 +28,12 @@ impl TokenIssuer for Numbers {
     fn issue(&self, order: &TokenOrder<'_>) -> Result<IssuedTokens, Refusal> {
         let tid = order.meter.last_tid.map_or(1, |last| last + 1);
         let digits = format!("{tid:020}");
-        let token = SoldToken { kind: "credit".into(), digits, tid: Some(tid), base_year: 2014 };
+        let token = SoldToken {
+            kind: "credit".into(),
+            digits,
+            tid: Some(tid),
+            base_year: order.meter.base_year,
+        };
         let meter = TokenMeter { last_tid: Some(tid), ..order.meter.clone() };
         Ok(IssuedTokens { tokens: vec![token], meter })
     }
@@ -252,4 +257,36 @@ async fn a_quote_changes_nothing() {
     let split = registry.quote(&sale("", 1000)).await.unwrap();
     assert_eq!(split.energy().wh(), 20_000);
     assert_eq!(registry.ids().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn what_others_write_between_two_sales_counts_in_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).await;
+    with_token_meter(&registry).await;
+    let mut last = 0;
+    let mut sell_one = async |registry: &Registry, cents: i64| {
+        last += 1;
+        let sold = sell(registry, &[sale(&format!("k{last}"), cents)]).await.remove(0)?;
+        Ok::<_, Refusal>((sold.tokens[0].tid, sold.split.blocks.len()))
+    };
+    assert_eq!(sell_one(&registry, 1000).await, Ok((Some(1), 1)));
+    assert_eq!(sell_one(&registry, 1000).await, Ok((Some(2), 1)), "as the till left it");
+    // Other settings, whose identifiers begin anew.
+    let meter = registry.token_meter(MeterId(1)).await.unwrap();
+    registry.set_token_meter(&TokenMeter { base_year: 2035, ..meter }).await.unwrap();
+    assert_eq!(sell_one(&registry, 1000).await, Ok((Some(1), 1)));
+    // A dearer tariff from today on.
+    let plan = registry.plans(meter::PlanId(0), 1).await.unwrap()[0].id;
+    let mut version = registry.plan_versions(plan).await.unwrap().remove(0);
+    version.valid_from = LocalDate::parse("2026-09-22").unwrap();
+    version.blocks.push(Block { from_kwh: 61, adder: Price::from_e4(5000) });
+    registry.add_version(&version, NOW).await.unwrap();
+    let tomorrow = NewSale { at: NOW.plus(86_400), ..sale("tomorrow", 1000) };
+    let sold = sell(&registry, &[tomorrow]).await.remove(0).unwrap();
+    assert_eq!(sold.split.blocks.len(), 2, "60 kWh were bought before");
+    // The registry opened anew knows the same.
+    drop(registry);
+    let registry = open(folder.path()).await;
+    assert_eq!(sell_one(&registry, 1000).await, Ok((Some(3), 1)));
 }

@@ -274,7 +274,6 @@ impl App {
     async fn sold(&self, sale: NewSale) -> Answer<Response> {
         self.note_switch_debt(sale.account).await?;
         let row = self.till.sell(sale).await?;
-        self.applied(row.outbox).await?;
         let receipt = Receipt::of(&row, true);
         let receipt = serde_json::to_string(&receipt).expect("a receipt has string keys only");
         let headers = [(header::CONTENT_TYPE, "application/json")];

@@ -17,7 +17,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Sends the registry's meters and accounts at start and after changes, until `stop`.
 pub(crate) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Receiver<bool>) {
-    let mut changed = registry.watch_outbox();
+    let mut changed = registry.watch_dimensions();
     while !*stop.borrow() {
         let rev = *changed.borrow_and_update();
         if let Err(error) = send(&registry, &sink, rev, &mut stop).await {

@@ -272,6 +272,7 @@ impl Registry {
 }
 
 /// What is left of an account's debt, and under which terms.
+#[derive(Debug)]
 pub(super) struct OpenDebt {
     id: i64,
     pub(super) left: Money,

@@ -11,6 +11,7 @@
 //! only the migrations are SQLite's own.
 
 mod error;
+mod many;
 mod master;
 mod row;
 mod write;
@@ -29,6 +30,7 @@ mod outbox;
 mod place;
 mod purchase;
 mod sale;
+mod shelf;
 mod supervision;
 mod supply;
 mod tariff;
@@ -38,7 +40,7 @@ mod token_meter;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use meter::OutboxId;
 use sqlx::SqlitePool;
@@ -72,10 +74,19 @@ pub use token::{ApiRole, ApiToken, NewToken};
 pub use token_meter::{CensusRow, Issue, IssuedToken, KeySetting, TokenMeter, TokenOrderRow};
 
 use master::MasterKey;
+use outbox::Fresh;
+use shelf::Kept;
 use token::TokenTable;
 
 /// The oldest SQLite without the WAL-reset bug that loses committed data.
 const SQLITE_LEAST: (&str, i64) = ("3.51.3", 3_051_003);
+
+/// Statements that a connection keeps prepared: those over many values have a text for each power
+/// of two.
+const STATEMENTS: usize = 256;
+
+/// What the writer keeps of the file in memory, KiB.
+const CACHE: &str = "-16384";
 
 /// Pages of the write-ahead log before it is brought into the file. SQLite's 1000 are a quarter of
 /// a second of purchases, and each time the pages that all of them touch are written again.
@@ -101,6 +112,11 @@ pub struct Registry {
     /// Tokens by their hash, replaced whole when one is made or revoked: requests look here.
     tokens: RwLock<Arc<TokenTable>>,
     outbox: watch::Sender<OutboxId>,
+    /// Rows of the outbox just written, for the relay.
+    fresh: Mutex<Fresh>,
+    dimensions: watch::Sender<OutboxId>,
+    /// What the till knows of the accounts it last sold to.
+    shelf: Mutex<Kept>,
     devices: watch::Sender<DeviceRev>,
     commands: watch::Sender<u64>,
     /// Held by the import under way.
@@ -123,6 +139,9 @@ impl Registry {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", WAL_PAGES)
+            // What a statement might have to undo is not worth a file each time.
+            .pragma("temp_store", "MEMORY")
+            .statement_cache_capacity(STATEMENTS)
             .busy_timeout(std::time::Duration::from_secs(10));
         // A local file does not go away between two questions: no ping before each.
         let writer = SqlitePoolOptions::new()
@@ -131,7 +150,8 @@ impl Registry {
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None);
-        let writer = writer.connect_with(options.clone()).await.map_err(open_error)?;
+        let writing = options.clone().pragma("cache_size", CACHE);
+        let writer = writer.connect_with(writing).await.map_err(open_error)?;
         // The version that runs, not the one whose header was compiled.
         let running: String =
             sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&writer).await?;
@@ -145,9 +165,13 @@ impl Registry {
             .max_connections(config.readers.max(1));
         let readers = readers.connect_with(options.read_only(true)).await.map_err(open_error)?;
         let master = unlock(config, &writer).await?;
+        let newest = OutboxId(last_of(&readers, "outbox").await?);
         let registry = Self {
             tokens: RwLock::new(Arc::new(token::load(&readers).await?)),
-            outbox: watch::Sender::new(OutboxId(last_of(&readers, "outbox").await?)),
+            outbox: watch::Sender::new(newest),
+            fresh: Mutex::default(),
+            dimensions: watch::Sender::new(newest),
+            shelf: Mutex::default(),
             devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
             commands: watch::Sender::new(0),
             imports: tokio::sync::Mutex::new(()),
@@ -163,6 +187,12 @@ impl Registry {
     #[must_use]
     pub fn watch_outbox(&self) -> watch::Receiver<OutboxId> {
         self.outbox.subscribe()
+    }
+
+    /// Tells of the newest change to what meters and accounts are.
+    #[must_use]
+    pub fn watch_dimensions(&self) -> watch::Receiver<OutboxId> {
+        self.dimensions.subscribe()
     }
 
     /// Tells of the newest revision of devices, see [`Registry::devices_since`].

@@ -1,10 +1,13 @@
 //! One writing transaction: rows, the changes that tell of them, and the ids of both.
 
+use std::sync::PoisonError;
+
 use meter::{Change, OutboxId};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
+use super::outbox::Fresh;
 use super::row::{to_i64, to_u64};
-use super::{DeviceRev, Registry, RegistryError};
+use super::{DeviceRev, OutboxRow, Registry, RegistryError};
 
 /// Changes that one outbox row holds at most.
 pub(super) const CHANGES_MAX: usize = 1000;
@@ -15,14 +18,31 @@ pub(super) struct Write<'r> {
     tx: Transaction<'static, Sqlite>,
     changes: Vec<Change>,
     last_outbox: Option<OutboxId>,
+    fresh: Fresh,
+    has_dimensions: bool,
     device_rev: Option<DeviceRev>,
 }
 
 impl Registry {
-    /// Begins to write; waits for the writer before.
+    /// Begins to write; waits for the writer before. What the till remembers may change with it.
     pub(super) async fn write(&self) -> Result<Write<'_>, RegistryError> {
+        let write = self.write_sales().await?;
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        Ok(write)
+    }
+
+    /// As [`Registry::write`], for the till itself.
+    pub(super) async fn write_sales(&self) -> Result<Write<'_>, RegistryError> {
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write { registry: self, tx, changes: Vec::new(), last_outbox: None, device_rev: None })
+        Ok(Write {
+            registry: self,
+            tx,
+            changes: Vec::new(),
+            last_outbox: None,
+            fresh: Fresh::default(),
+            has_dimensions: false,
+            device_rev: None,
+        })
     }
 }
 
@@ -66,6 +86,7 @@ impl Write<'_> {
 
     /// Tells the books of a change, in the outbox row that this transaction writes.
     pub(super) async fn tell(&mut self, change: Change) -> Result<(), RegistryError> {
+        self.has_dimensions |= is_of_dimensions(&change);
         self.changes.push(change);
         if self.changes.len() >= CHANGES_MAX {
             self.flush().await?;
@@ -78,14 +99,15 @@ impl Write<'_> {
         if !self.changes.is_empty() {
             let payload =
                 serde_json::to_string(&self.changes).expect("changes have string keys only");
-            self.changes.clear();
-            let id = self.advance("outbox", 1).await?;
+            let (id, length) = (self.advance("outbox", 1).await?, payload.len());
             sqlx::query("INSERT INTO outbox (id, payload, sent) VALUES ($1, $2, 0)")
                 .bind(to_i64(id)?)
                 .bind(payload)
                 .execute(self.sql())
                 .await?;
-            self.last_outbox = Some(OutboxId(id));
+            let (id, changes) = (OutboxId(id), std::mem::take(&mut self.changes).into());
+            self.fresh.push(OutboxRow { id, changes }, length);
+            self.last_outbox = Some(id);
         }
         Ok(self.last_outbox)
     }
@@ -95,7 +117,12 @@ impl Write<'_> {
         let outbox = self.flush().await?;
         self.tx.commit().await?;
         if let Some(id) = outbox {
-            self.registry.outbox.send_replace(id);
+            // The next writer may have come past since the commit.
+            self.registry.hand_over(self.fresh);
+            self.registry.outbox.send_modify(|newest| *newest = id.max(*newest));
+            if self.has_dimensions {
+                self.registry.dimensions.send_modify(|newest| *newest = id.max(*newest));
+            }
         }
         if let Some(rev) = self.device_rev {
             self.registry.devices.send_replace(rev);
@@ -108,4 +135,13 @@ impl Write<'_> {
         let outbox = self.commit().await?;
         Ok(outbox.expect("a change was told before"))
     }
+}
+
+/// Whether analysts' tables of meters and accounts change with it.
+const fn is_of_dimensions(change: &Change) -> bool {
+    use Change::{Account, Close, Install, Meter, Remove, Replace, Switch};
+    matches!(
+        change,
+        Account(_) | Close(_) | Install(_) | Meter(_) | Remove(_) | Replace(_) | Switch(_)
+    )
 }
