@@ -15,6 +15,7 @@ use storage::clickhouse::{Batch, ClickhouseError, Collector, Sink};
 use storage::log::{self, Reader};
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::cursor::{Cursor, Place};
 use crate::spool;
@@ -109,36 +110,39 @@ impl Pump {
         let mut block = gatherer.gather(next, written_down, &mut stop).await?;
         while !*stop.borrow() {
             mark.begin(&block)?;
-            // It ends without the block only when the node stops; the range stays written down.
-            let next = {
-                let mut sending = pin!(send(&sink, &block.batches, stop.clone()));
-                let mut gathering = pin!(gatherer.gather(block.end, None, &mut stop));
-                let ahead = tokio::select! {
-                    next = &mut gathering => Some(next?),
-                    sent = &mut sending => match sent {
-                        Ok(()) => None,
-                        Err(_) => return Ok(()),
-                    },
-                };
-                if ahead.is_some() && sending.await.is_err() {
-                    return Ok(());
-                }
-                mark.end(block.end)?;
-                match ahead {
-                    Some(next) => next,
-                    None => gathering.await?,
-                }
+            let Block { end, batches } = block;
+            // A task of its own: to compress and to gather are work for a processor each. It ends
+            // with this one.
+            let mut sending = JoinSet::new();
+            sending.spawn(send(sink.clone(), batches, stop.clone()));
+            let mut gathering = pin!(gatherer.gather(end, None, &mut stop));
+            let ahead = tokio::select! {
+                next = &mut gathering => Some(next?),
+                true = sent(&mut sending) => None,
             };
-            block = next;
+            // It ends without the block only when the node stops; the range stays written down.
+            if ahead.is_some() && !sent(&mut sending).await {
+                return Ok(());
+            }
+            mark.end(end)?;
+            block = match ahead {
+                Some(next) => next,
+                None => gathering.await?,
+            };
         }
         Ok(())
     }
 }
 
+/// Whether the block is in ClickHouse.
+async fn sent(sending: &mut JoinSet<Result<(), ClickhouseError>>) -> bool {
+    matches!(sending.join_next().await, Some(Ok(Ok(()))))
+}
+
 /// Sends all batches, two at a time: the engine parses one while it writes the other.
 async fn send(
-    sink: &Sink,
-    batches: &[Batch],
+    sink: Sink,
+    batches: Vec<Batch>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ClickhouseError> {
     for pair in batches.chunks(2) {
@@ -222,6 +226,8 @@ impl Gatherer {
             }
             if let Some(next) = self.collect_batch()? {
                 end = next;
+                // There may be many in a row; others want this thread too.
+                tokio::task::yield_now().await;
                 continue;
             }
             let now = tokio::time::Instant::now();
