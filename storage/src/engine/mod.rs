@@ -38,6 +38,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 pub use library::{LIBRARY_INTEGRITY, LIBRARY_PACKAGE, locate_library};
 pub use supervisor::{EngineState, Supervisor, SupervisorConfig};
 
+/// How far the engine stands back behind the node when both want the processor, as `nice` counts.
+const NICE: i32 = 5;
+
 /// Everything the child needs; sent by the parent as one JSON line (the one place where a
 /// configuration of ours is serialised: it crosses a process border, never a file).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -236,6 +239,11 @@ pub fn run_child() -> Result<Infallible, EngineError> {
 /// What stops it from starting; end the process with [`EngineError::exit_code`].
 pub fn run(config: EngineConfig) -> Result<Infallible, EngineError> {
     check(&config)?;
+    // Readings and purchases first: the engine's threads, which inherit this, take what they leave.
+    rustix::process::nice(NICE).map_err(|error| EngineError::Io {
+        what: "lower the engine's priority",
+        source: error.into(),
+    })?;
     let library = chdb::Library::load(&config.library)?;
     std::fs::create_dir_all(&config.folder)
         .map_err(|source| EngineError::Io { what: "create the engine's folder", source })?;

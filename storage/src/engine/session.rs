@@ -179,6 +179,8 @@ impl Engine {
                 Failure::new(code::UNKNOWN_EXCEPTION, "the engine opens no further connection")
             })?;
         let mut settings = vec![("log_comment".to_owned(), mark.to_owned())];
+        let own = settings::DEFAULTS.iter();
+        settings.extend(own.map(|&(name, value)| (name.to_owned(), value.to_owned())));
         match call.role {
             Role::Reader => {
                 let defaults = settings::reader_defaults(&self.config.limits);

@@ -5,6 +5,11 @@ use super::EngineLimits;
 use super::failure::{Failure, code};
 use super::request::Role;
 
+/// What everyone starts with. Versions of a row lie in one month, as its key tells the month: what
+/// is merged already need not be merged again for FINAL.
+pub(super) const DEFAULTS: &[(&str, &str)] =
+    &[("do_not_merge_across_partitions_select_final", "1")];
+
 /// Accepted from everyone, value unchanged.
 const PLAIN: &[&str] = &[
     "any_join_distinct_right_table_keys",
@@ -13,6 +18,7 @@ const PLAIN: &[&str] = &[
     "date_time_output_format",
     "describe_include_subcolumns",
     "distinct_overflow_mode",
+    "do_not_merge_across_partitions_select_final",
     "enable_analyzer",
     "extremes",
     "final",
