@@ -54,6 +54,16 @@ impl Clock {
         }
     }
 
+    /// How long, by the machine's time, an instant that is past lies back while the clock is fast.
+    #[must_use]
+    pub fn since_ms(self, past_ms: u64) -> Duration {
+        let pace = match self {
+            Self::System => 1,
+            Self::Virtual(time) => time.pace.max(1),
+        };
+        Duration::from_millis(self.now_ms().saturating_sub(past_ms)) / pace
+    }
+
     /// The clock as the closure that the parts take.
     #[must_use]
     pub fn source(self) -> Now {

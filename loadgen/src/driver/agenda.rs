@@ -1,7 +1,7 @@
 //! Who is to be polled next, by either clock.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use meter::UnixSeconds;
@@ -30,9 +30,10 @@ pub(super) struct Due {
 #[derive(Debug)]
 pub(super) struct Agenda {
     armed: Vec<Wake>,
-    by_clock: BinaryHeap<Reverse<(u64, u32)>>,
+    /// By the millisecond: many devices share one.
+    by_clock: BTreeMap<u64, Vec<u32>>,
     /// Devices due in one second are spread over so many of its milliseconds.
-    smear_ms: u64,
+    smear_ms: u16,
     by_wall: BinaryHeap<Reverse<(Duration, u32)>>,
 }
 
@@ -42,8 +43,8 @@ impl Agenda {
         let at_once = Wake { clock: None, wall: Some(Duration::ZERO) };
         Self {
             armed: (0..count).map(|_| at_once).collect(),
-            by_clock: BinaryHeap::new(),
-            smear_ms: u64::from(smear_ms.max(1)),
+            by_clock: BTreeMap::new(),
+            smear_ms,
             by_wall: (0..count).map(|index| Reverse((Duration::ZERO, index))).collect(),
         }
     }
@@ -52,7 +53,7 @@ impl Agenda {
     pub(super) fn set(&mut self, index: u32, wake: Wake) {
         let armed = std::mem::replace(&mut self.armed[slot(index)], wake);
         if let Some(clock) = wake.clock.filter(|_| armed.clock != wake.clock) {
-            self.by_clock.push(Reverse((self.due_ms(clock, index), index)));
+            self.by_clock.entry(self.due_ms(clock, index)).or_default().push(index);
         }
         if let Some(wall) = wake.wall.filter(|_| armed.wall != wake.wall) {
             self.by_wall.push(Reverse((wall, index)));
@@ -77,11 +78,14 @@ impl Agenda {
                 return Some(Due { index, at_ms: None });
             }
         }
-        while let Some(&Reverse((clock_ms, index))) = self.by_clock.peek() {
-            if clock_ms > at.clock_ms {
-                break;
+        while let Some(mut first) = self.by_clock.first_entry()
+            && *first.key() <= at.clock_ms
+        {
+            let clock_ms = *first.key();
+            let index = first.get_mut().pop().expect("no millisecond is kept without a device");
+            if first.get().is_empty() {
+                first.remove();
             }
-            self.by_clock.pop();
             let armed = self.armed[slot(index)].clock;
             if armed.is_some_and(|clock| self.due_ms(clock, index) == clock_ms) {
                 self.armed[slot(index)].clock = None;
@@ -93,17 +97,24 @@ impl Agenda {
 
     /// Whether the time of day makes a device due.
     pub(super) fn is_due(&self, at: Instant) -> bool {
-        self.by_clock.peek().is_some_and(|&Reverse((clock_ms, _))| clock_ms <= at.clock_ms)
+        self.by_clock.first_key_value().is_some_and(|(clock_ms, _)| *clock_ms <= at.clock_ms)
     }
 
     fn due_ms(&self, clock: UnixSeconds, index: u32) -> u64 {
-        u64::from(clock.0) * 1000 + mix(u64::from(index)) % self.smear_ms
+        due_ms(clock, index, self.smear_ms)
     }
 
     /// When the steady clock next makes a device due.
     pub(super) fn next_wall(&self) -> Option<Duration> {
         self.by_wall.peek().map(|&Reverse((wall, _))| wall)
     }
+}
+
+/// The millisecond in which the device at this place among those of its driver does what is due in
+/// a second.
+#[must_use]
+pub fn due_ms(clock: UnixSeconds, place: u32, smear_ms: u16) -> u64 {
+    u64::from(clock.0) * 1000 + mix(u64::from(place)) % u64::from(smear_ms.max(1))
 }
 
 fn slot(index: u32) -> usize {

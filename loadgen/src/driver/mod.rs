@@ -20,6 +20,7 @@ use crate::device::{Now, Received};
 use crate::faults::FaultPlan;
 use crate::report::Stats;
 
+pub use agenda::due_ms;
 pub use tcp::TcpFleet;
 pub use udp::UdpFleet;
 

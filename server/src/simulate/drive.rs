@@ -196,6 +196,11 @@ async fn pay(order: &Order, api: &Api) -> Result<(), HttpError> {
     }
 }
 
+/// Over how many milliseconds of a second the meters that are due in it spread.
+pub(super) fn smear_ms(options: &Simulate) -> u16 {
+    if options.shape == ShapeName::Aligned { 0 } else { 1000 }
+}
+
 fn config(options: &Simulate) -> DriverConfig {
     let FaultOptions { loss, duplicate, .. } = options.faults;
     DriverConfig {
@@ -204,7 +209,7 @@ fn config(options: &Simulate) -> DriverConfig {
         receive_buffer_bytes: 4 << 20,
         faults_up: options.faults.plan(),
         faults_down: FaultPlan { loss, duplication: duplicate, ..FaultPlan::default() },
-        smear_ms: if options.shape == ShapeName::Aligned { 0 } else { 1000 },
+        smear_ms: smear_ms(options),
         reconnect: Duration::from_millis(50),
     }
 }

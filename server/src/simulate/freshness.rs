@@ -1,5 +1,5 @@
-//! How fresh the API is: from when a reading was due at its meter until the API tells it. A probe
-//! asks for the latest of one meter after another, from the moment each reading is due.
+//! How fresh the API is: from the millisecond in which a reading was due at its meter until the API
+//! tells it. A probe asks for the latest of one meter after another, from that moment on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use loadgen::World;
+use loadgen::driver::due_ms;
 use loadgen::fleet::{Fleet, Link, serial};
 use meter::UnixSeconds;
 
@@ -18,7 +19,9 @@ use crate::demo::client::Api;
 const METERS: usize = 256;
 /// A reading that the API does not tell within this was lost on the way and will come again.
 const PATIENCE_MS: u64 = 5_000;
+/// Between two questions, and how much of the time so far it may be: asking is work for the node.
 const AGAIN: Duration = Duration::from_millis(1);
+const AGAIN_SHARE: u32 = 16;
 
 /// The probe.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub(super) struct Freshness {
 /// A reading that will be due, by the time of day.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Expected {
-    due: UnixSeconds,
+    due_ms: u64,
     stamp: UnixSeconds,
     meter: u64,
 }
@@ -44,20 +47,19 @@ impl Freshness {
         fleet: &Fleet,
         world: &World,
         api: &Api,
-        clock: Clock,
+        (clock, smear_ms): (Clock, u16),
     ) -> anyhow::Result<Self> {
         let ids = api.ids("/v1/meters", "serial").await?;
-        let direct: Vec<u32> = fleet
-            .units()
-            .flat_map(|unit| fleet.consumers(unit))
-            .filter(|ordinal| fleet.group(*ordinal).link == Link::Direct)
-            .collect();
+        let direct = direct(fleet);
         let mut expected = Vec::new();
-        for ordinal in direct.iter().step_by(direct.len().div_ceil(METERS).max(1)) {
+        for (place, ordinal) in direct.iter().step_by(direct.len().div_ceil(METERS).max(1)) {
             let meter = fleet.consumer(world, *ordinal);
             let delay = u32::from(meter.plan().send_delay_s);
             let Some(&id) = ids.get(&serial(*ordinal)) else { continue };
-            let expect = |stamp: UnixSeconds| Expected { due: stamp.plus(delay), stamp, meter: id };
+            let expect = |stamp: UnixSeconds| {
+                let due_ms = due_ms(stamp.plus(delay), *place, smear_ms);
+                Expected { due_ms, stamp, meter: id }
+            };
             let told = meter.stamps().filter(|stamp| !meter.is_spike(*stamp));
             expected.extend(told.map(expect));
         }
@@ -78,6 +80,18 @@ impl Freshness {
     }
 }
 
+/// Consumers' meters that speak for themselves, each with its place among all such meters.
+fn direct(fleet: &Fleet) -> Vec<(u32, u32)> {
+    let (mut direct, mut place) = (Vec::new(), 0..);
+    for unit in fleet.units() {
+        let own = fleet.consumers(unit).filter(|meter| fleet.group(*meter).link == Link::Direct);
+        direct.extend(own.zip(place.by_ref()).map(|(ordinal, place)| (place, ordinal)));
+        // The transformer's.
+        place.next();
+    }
+    direct
+}
+
 async fn probe(
     expected: Vec<Expected>,
     api: Api,
@@ -85,17 +99,18 @@ async fn probe(
     us: Arc<Mutex<Histogram<u64>>>,
     stop: Arc<AtomicBool>,
 ) {
-    for Expected { due, stamp, meter } in expected {
+    for Expected { due_ms, stamp, meter } in expected {
         // One at a time: what became due meanwhile is left out.
-        if clock.now() > due {
+        if clock.now_ms() > due_ms {
             continue;
         }
-        while clock.now() < due {
+        while clock.now_ms() < due_ms {
             pause(AGAIN).await;
             if stop.load(Ordering::Relaxed) {
                 return;
             }
         }
+        let overslept = clock.since_ms(due_ms);
         let began = crate::clock::instant();
         let is_told = loop {
             let latest = api.get(&format!("/v1/meters/{meter}/latest")).await;
@@ -104,13 +119,14 @@ async fn probe(
             if taken_at.is_some_and(|at| at == stamp.to_string()) {
                 break true;
             }
-            if began.elapsed() > Duration::from_millis(PATIENCE_MS) || stop.load(Ordering::Relaxed)
-            {
+            let waited = began.elapsed();
+            if waited > Duration::from_millis(PATIENCE_MS) || stop.load(Ordering::Relaxed) {
                 break false;
             }
-            pause(AGAIN).await;
+            pause(AGAIN.max(waited / AGAIN_SHARE)).await;
         };
-        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = overslept + began.elapsed();
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let mut us = us.lock().unwrap_or_else(PoisonError::into_inner);
         // What was not told in time counts with all its time.
         us.saturating_record(if is_told { took } else { PATIENCE_MS * 1000 });

@@ -83,7 +83,8 @@ async fn play(options: &Simulate, spec: Spec) -> anyhow::Result<ExitCode> {
     }
     target.begin(&fleet, options).await?;
     let drive = Drive::start(&fleet, world, &target, options).await?;
-    let fresh = Freshness::start(&fleet, &world, &target.api, target.clock).await?;
+    let timing = (target.clock, drive::smear_ms(options));
+    let fresh = Freshness::start(&fleet, &world, &target.api, timing).await?;
     let mut watch = Watch::new(options, &fleet, target.lead(fleet.span().first));
     watch.run(&mut target, &drive).await?;
     watch.fresh = Percentiles::of(&fresh.finish());
