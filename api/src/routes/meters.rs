@@ -284,9 +284,11 @@ async fn latest(
     State(app): State<Arc<App>>,
     Path(id): Path<u32>,
 ) -> Answer<Result<Json<LatestView>, StatusCode>> {
+    if let Some(latest) = app.node.meters.read(id) {
+        return Ok(Ok(Json(LatestView::of(id, &latest))));
+    }
     app.node.registry.meter(MeterId(id)).await?;
-    let latest = app.node.meters.read(id);
-    Ok(latest.map(|latest| Json(LatestView::of(id, &latest))).ok_or(StatusCode::NO_CONTENT))
+    Ok(Err(StatusCode::NO_CONTENT))
 }
 
 /// Where a meter served, in time order.
