@@ -2,7 +2,8 @@
 //!
 //! Each ratio is taken within one run, load generator included, frames sealed beforehand.
 //! `SIZE=small` takes a tenth of the work, to see that the benches run.
-//! Names (`dataflow`, `udp`, `node`, `clickhouse`, `tokens`, `vend`) take some of the benches only.
+//! Names (`dataflow`, `udp`, `verify`, `node`, `clickhouse`, `questions`, `tokens`, `vend`) take some
+//! of the benches only.
 
 use std::error::Error;
 use std::fs;
@@ -40,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     if wants("clickhouse") {
         rows.extend(clickhouse(size)?);
     }
+    if wants("questions") {
+        rows.extend(questions(size)?);
+    }
     if wants("tokens") {
         rows.extend(token_rows(size.of(300_000, 20_000)));
     }
@@ -74,21 +78,28 @@ fn dataflow(readings: usize) -> Vec<Value> {
     rows
 }
 
-/// The sink against bare inserts, an outage, and the analysts' questions.
+/// The sink against bare inserts, and an outage.
 fn clickhouse(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
-    say("sink and questions, on each ClickHouse that is here");
-    let meters = size.of(1000, 120);
+    say("the sink, on each ClickHouse that is here");
     let size = sink::Size { slots: size.of(400, 40), outage_s: size.of((30, 60), (5, 5)) };
-    let mut rows = sink::run(size)?;
+    Ok(told(sink::run(size)?))
+}
+
+/// The analysts' questions.
+fn questions(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
+    say("the analysts' questions, on each ClickHouse that is here");
     let given = std::env::var("QUESTIONS_METERS").ok();
-    let meters = given.map_or(Ok(meters), |meters| meters.parse())?;
-    rows.extend(questions::run(meters)?);
+    let meters = given.map_or(Ok(size.of(1000, 120)), |meters| meters.parse())?;
+    Ok(told(questions::run(meters)?))
+}
+
+fn told(rows: Vec<Value>) -> Vec<Value> {
     for row in &rows {
+        let (value, ratio) = (row["value"].as_f64().unwrap_or(f64::NAN), &row["ratio"]);
         let (name, unit, limit) = (&row["name"], &row["unit"], &row["limit"]);
-        let (value, ratio) = (&row["value"], &row["ratio"]);
-        say(&format!("  {name} {value:.6} {unit} ({limit}) ratio {ratio}"));
+        say(&format!("  {name} {value:.3} {unit} ({limit}) ratio {ratio}"));
     }
-    Ok(rows)
+    rows
 }
 
 /// Sealed datagrams acknowledged after fsync ÷ raw echo.
