@@ -6,6 +6,7 @@
 mod engines;
 pub mod memory;
 pub mod questions;
+pub mod restart;
 pub mod rows;
 pub mod simulated;
 pub mod sink;

@@ -89,7 +89,7 @@ fn clickhouse(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
 fn questions(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
     say("the analysts' questions, on each ClickHouse that is here");
     let given = std::env::var("QUESTIONS_METERS").ok();
-    let meters = given.map_or(Ok(size.of(1000, 120)), |meters| meters.parse())?;
+    let meters = given.map_or_else(|| Ok(size.of(1000, 120)), |meters| meters.parse())?;
     Ok(told(questions::run(meters)?))
 }
 

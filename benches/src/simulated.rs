@@ -6,11 +6,12 @@
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const START_MAX: Duration = Duration::from_secs(60);
@@ -49,6 +50,13 @@ impl Simulated {
         self.0["queryable_s"].as_f64().unwrap_or(f64::NAN)
     }
 
+    /// Readings a second, from the first one due until ClickHouse had all.
+    #[must_use]
+    pub fn readings_per_s(&self) -> f64 {
+        let readings = self.0["sent"]["acknowledged"].as_f64().unwrap_or(f64::NAN);
+        readings / self.queryable_s()
+    }
+
     /// Time that 99 of 100 readings took until the API told them, ms.
     #[must_use]
     pub fn fresh_p99_ms(&self) -> f64 {
@@ -84,26 +92,14 @@ pub fn idle_rss() -> Result<u64, Box<dyn Error>> {
             folder.join("data")
         ),
     )?;
-    let node = Command::new(meterd()?)
-        .args(["serve".as_ref(), "--config".as_ref(), config.as_os_str()])
-        .env("RUST_LOG", "error")
-        .stdout(Stdio::null())
-        .spawn()?;
-    let mut node = Ended(node);
-    let began = Instant::now();
-    while !is_alive(api) {
-        if began.elapsed() > START_MAX || node.0.try_wait()?.is_some() {
-            return Err("meterd serve did not start".into());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let node = Serving::start(&config, api, START_MAX)?;
     let resident = crate::memory::resident_of(&node.0.id().to_string())?;
     drop(node);
     fs::remove_dir_all(&folder)?;
     Ok(resident)
 }
 
-fn is_alive(api: std::net::SocketAddr) -> bool {
+fn is_alive(api: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(api)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -115,10 +111,51 @@ fn is_alive(api: std::net::SocketAddr) -> bool {
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// A process that ends with its scope.
-struct Ended(Child);
+/// A node that serves; killed with its scope.
+#[derive(Debug)]
+pub struct Serving(Child);
 
-impl Drop for Ended {
+impl Serving {
+    /// Starts `meterd serve` and waits until its API answers. The first administrator's token goes
+    /// into a file beside `config`.
+    ///
+    /// # Errors
+    /// It ends, or does not answer within `patience`.
+    pub fn start(
+        config: &Path,
+        api: SocketAddr,
+        patience: Duration,
+    ) -> Result<Self, Box<dyn Error>> {
+        let node = Command::new(meterd()?)
+            .args(["serve".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .args(["--token-file".as_ref(), config.with_extension("token").as_os_str()])
+            .env("RUST_LOG", "error")
+            .stdout(Stdio::null())
+            .spawn()?;
+        let mut node = Self(node);
+        let began = Instant::now();
+        while !is_alive(api) {
+            if began.elapsed() > patience || node.0.try_wait()?.is_some() {
+                return Err("meterd serve did not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(node)
+    }
+
+    /// Asks the node to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// It did not end in order.
+    pub fn stop(mut self) -> Result<(), Box<dyn Error>> {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::TERM)?;
+        let status = self.0.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("meterd serve: {status}").into()) }
+    }
+}
+
+impl Drop for Serving {
     fn drop(&mut self) {
         // Both fail only when it has ended.
         self.0.kill().ok();

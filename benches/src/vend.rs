@@ -160,9 +160,9 @@ fn settings(folder: &Path, api: SocketAddr) -> String {
 
 /// Where to buy, and as whom.
 #[derive(Clone)]
-struct Shop {
-    address: SocketAddr,
-    token: String,
+pub(crate) struct Shop {
+    pub(crate) address: SocketAddr,
+    pub(crate) token: String,
 }
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -191,17 +191,37 @@ impl Shop {
     async fn call(
         &self,
         connection: &mut Connection,
-        (method, path, key): (&str, &str, &str),
+        call: (&str, &str, &str),
         body: &str,
+    ) -> Result<Bytes, Failure> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.ask(connection, call, ("application/json", body)).await
+    }
+
+    /// Sends a body of any type over a connection of its own.
+    pub(crate) async fn send(
+        &self,
+        call: (&str, &str, &str),
+        content: (&str, Bytes),
+    ) -> Result<Bytes, Failure> {
+        let mut connection = self.connect().await?;
+        self.ask(&mut connection, call, content).await
+    }
+
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        (method, path, key): (&str, &str, &str),
+        (content_type, body): (&str, Bytes),
     ) -> Result<Bytes, Failure> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "bench")
             .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", "application/json")
+            .header("content-type", content_type)
             .header("idempotency-key", key)
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
+            .body(Full::new(body))?;
         let answer = connection.send_request(request).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
@@ -211,7 +231,12 @@ impl Shop {
         Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&body)).into())
     }
 
-    async fn tell(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(crate) async fn tell(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Failure> {
         let mut connection = self.connect().await?;
         let text = body.to_string();
         let answer = self.call(&mut connection, (method, path, "setup"), &text).await?;
@@ -226,14 +251,7 @@ async fn prepare(shop: &Shop) -> Result<Shop, Failure> {
     let second = Shop { token, ..shop.clone() };
     shop.tell("POST", "/v1/customers", &json!({"code": "C", "name": "C"})).await?;
     shop.tell("POST", "/v1/plans", &json!({"code": "flat", "currency": "CNY"})).await?;
-    let day = json!([{"at": "00:00", "rate": 1}]);
-    let season = json!({"from": "01-01", "to": "12-31", "workday": day});
-    let version = json!({
-        "valid_from": "2020-01-01", "prices": ["0.5"], "seasons": [season],
-        "blocks": [{"from_kwh": 0, "adder": "0"}, {"from_kwh": 200, "adder": "0.1"}],
-        "tax_bp": 600, "fee": "1",
-    });
-    shop.tell("POST", "/v1/plans/1/versions", &version).await?;
+    shop.tell("POST", "/v1/plans/1/versions", &version()).await?;
     let key = json!({
         "sgc": 201_457, "kt": 2, "krn": 1, "key": "ab".repeat(20), "base_year": 2014, "ken": 255,
         "active_from": "2020-01-01T00:00:00Z", "active_until": "2040-01-01T00:00:00Z",
@@ -254,6 +272,17 @@ async fn prepare(shop: &Shop) -> Result<Shop, Failure> {
     }
     meters(shop).await?;
     Ok(second)
+}
+
+/// A version of a plan: one price, two blocks, fee and tax.
+pub(crate) fn version() -> Value {
+    let day = json!([{"at": "00:00", "rate": 1}]);
+    let season = json!({"from": "01-01", "to": "12-31", "workday": day});
+    json!({
+        "valid_from": "2020-01-01", "prices": ["0.5"], "seasons": [season],
+        "blocks": [{"from_kwh": 0, "adder": "0"}, {"from_kwh": 200, "adder": "0.1"}],
+        "tax_bp": 600, "fee": "1",
+    })
 }
 
 async fn accounts(shop: &Shop, lane: u64) -> Result<(), Failure> {
