@@ -248,7 +248,7 @@ fn days_between(from: MonthDay, to: MonthDay, day: MonthDay) -> bool {
 }
 
 /// `value / unit` rounded to the nearest whole, to the even one in the middle.
-fn half_even(value: i128, unit: i128) -> i128 {
+pub(super) fn half_even(value: i128, unit: i128) -> i128 {
     let (whole, twice) = (value.div_euclid(unit), 2 * value.rem_euclid(unit));
     match twice.cmp(&unit) {
         std::cmp::Ordering::Less => whole,

@@ -9,9 +9,13 @@ mod book;
 mod charge;
 mod energy;
 mod loss;
+mod money;
+mod service;
+mod supply;
 
 pub use account::{AccountTruth, Credit, Step};
-pub use book::{AccountEnd, Book, IntervalEnd};
+pub use book::{AccountEnd, Book, IntervalEnd, Waits};
 pub use charge::{Charge, Slot, Tariff};
 pub use energy::{IntervalTruth, Piece, intervals, pieces};
 pub use loss::{LossTruth, losses};
+pub use money::Move;

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
-use loadgen::truth::Book;
+use loadgen::truth::{AccountEnd, Book, Move};
 use meter::{
-    AccountId, AlarmState, Cause, Change, Entry, INTERVAL_S, LedgerKind, MeterId, Mode, Money,
-    OrderKind, OrderState, Outcome, QuarantineReason, Reading, Seq, UnixSeconds,
+    AccountId, AlarmState, Cause, Change, Entry, INTERVAL_S, LedgerKind, MeterId, Outcome, Reading,
+    Seq, UnixSeconds,
 };
 use storage::log::Batches;
 
-use super::story::{Ended, OrderStep};
+use super::story::Ended;
+use super::watch::follow;
 use crate::verify::{Look, Tally, replay};
 
 /// Holds the end of a story against the rules.
@@ -23,19 +24,16 @@ pub(super) fn check(ended: &Ended) -> anyhow::Result<()> {
     let contradiction = ended.store.contradictions.first();
     ensure!(contradiction.is_none(), "I2: a row came twice and differs: {contradiction:?}");
     acknowledged(ended)?;
-    let book = model(ended, &log);
+    let book = follow(&ended.store, &ended.orders, &log, |_, _| {})?;
     outcomes(ended, &log, &book)?;
-    let tally = ledger(ended)?;
-    purchases(ended)?;
-    money(&tally, &book)?;
+    let tally = books(ended, &book)?;
     replayed(ended, &tally)?;
     intervals(ended, &book)?;
-    orders(ended)?;
     alarms(ended)
 }
 
 /// All entries, from the first.
-fn entries(ended: &Ended) -> anyhow::Result<Vec<Entry>> {
+pub(super) fn entries(ended: &Ended) -> anyhow::Result<Vec<Entry>> {
     let disk = ended.disks.whole_log();
     let mut batches = Batches::open(&disk)?;
     let mut entries = Vec::new();
@@ -61,18 +59,6 @@ fn acknowledged(ended: &Ended) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same log by the plain rules.
-fn model(ended: &Ended, log: &[Entry]) -> Book {
-    let full = Outcome::Quarantined(QuarantineReason::ParkingFull);
-    let rows = ended.store.readings.iter().filter(|(_, (_, _, outcome))| *outcome == full);
-    let turned_away: BTreeSet<Seq> = rows.map(|((_, _, seq), _)| *seq).collect();
-    let mut book = Book::default();
-    for (entry, seq) in log.iter().zip(1..) {
-        book.enter(Seq(seq), entry, &turned_away);
-    }
-    book
-}
-
 /// I6: each reading of the log has the outcome that the rules give it, once.
 fn outcomes(ended: &Ended, log: &[Entry], book: &Book) -> anyhow::Result<()> {
     let stored: BTreeMap<Seq, Outcome> =
@@ -95,6 +81,16 @@ fn outcomes(ended: &Ended, log: &[Entry], book: &Book) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// I1 and I7: what the ledger says is what the rules give.
+pub(super) fn books(ended: &Ended, book: &Book) -> anyhow::Result<Tally> {
+    let tally = ledger(ended)?;
+    purchases(ended)?;
+    let ends = book.accounts();
+    money(&tally, &ends)?;
+    moves(ended, book, ends.keys())?;
+    Ok(tally)
+}
+
 /// I1: movements of each account follow each other without a hole.
 fn ledger(ended: &Ended) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
@@ -107,6 +103,7 @@ fn ledger(ended: &Ended) -> anyhow::Result<Tally> {
 }
 
 /// I7: each purchase that the registry holds is in the ledger once.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other changes are no purchases")]
 fn purchases(ended: &Ended) -> anyhow::Result<()> {
     let mut found: BTreeMap<u64, (u32, i64)> = BTreeMap::new();
     for row in ended.store.ledger.values().filter(|row| row.kind == LedgerKind::Purchase) {
@@ -116,9 +113,16 @@ fn purchases(ended: &Ended) -> anyhow::Result<()> {
     }
     let mut told = 0;
     for change in ended.told.iter().flat_map(|(_, changes)| changes) {
-        let Change::Purchase(purchase) = change else { continue };
+        let (purchase, paid) = match change {
+            Change::Purchase(purchase) => (purchase.purchase, purchase.paid),
+            Change::Sale(sale) => match sale.lines.first() {
+                Some(line) if line.kind == LedgerKind::Purchase => (sale.sale, line.amount),
+                _ => continue,
+            },
+            _ => continue,
+        };
         told += 1;
-        let (id, want) = (purchase.purchase.0, (1, purchase.paid.ticks()));
+        let (id, want) = (purchase.0, (1, paid.ticks()));
         ensure!(
             found.get(&id) == Some(&want),
             "I7: purchase {id}: {:?} in the ledger, {want:?} made",
@@ -130,9 +134,8 @@ fn purchases(ended: &Ended) -> anyhow::Result<()> {
 }
 
 /// I1: every account has, by kind and to the tick, what the rules give it.
-fn money(tally: &Tally, book: &Book) -> anyhow::Result<()> {
-    let want = book.accounts();
-    for (account, end) in &want {
+fn money(tally: &Tally, want: &BTreeMap<AccountId, AccountEnd>) -> anyhow::Result<()> {
+    for (account, end) in want {
         let found = tally.account(*account).cloned().unwrap_or_default();
         for kind in LedgerKind::ALL.iter().filter(|kind| **kind != LedgerKind::Correction) {
             let want = end.sums.get(kind).copied().unwrap_or(0);
@@ -150,6 +153,31 @@ fn money(tally: &Tally, book: &Book) -> anyhow::Result<()> {
     let known: BTreeSet<AccountId> = want.keys().copied().collect();
     let stranger = tally.accounts().find(|(id, _)| !known.contains(id));
     ensure!(stranger.is_none(), "I1: money of an account that nobody made: {stranger:?}");
+    Ok(())
+}
+
+/// I1: every movement that no energy made is in the ledger, after the entry that calls for it.
+fn moves<'a>(
+    ended: &Ended,
+    book: &Book,
+    accounts: impl Iterator<Item = &'a AccountId>,
+) -> anyhow::Result<()> {
+    let is_energy = |kind| matches!(kind, LedgerKind::Energy | LedgerKind::Correction);
+    let mut found: BTreeMap<AccountId, Vec<Move>> = BTreeMap::new();
+    for row in ended.store.ledger.values().filter(|row| !is_energy(row.kind)) {
+        let moved = Move { seq: row.seq, kind: row.kind, ticks: row.amount.ticks(), at: row.at };
+        found.entry(row.account).or_default().push(moved);
+    }
+    for account in accounts {
+        let (want, found) = (book.moves(*account), found.remove(account).unwrap_or_default());
+        let first = (0..want.len().max(found.len())).find(|i| want.get(*i) != found.get(*i));
+        ensure!(
+            first.is_none(),
+            "I1: account {account}: the rules make {:?}, the node {:?}",
+            first.and_then(|index| want.get(index)),
+            first.and_then(|index| found.get(index))
+        );
+    }
     Ok(())
 }
 
@@ -205,60 +233,6 @@ fn around(ended: &Ended, meter: MeterId, start: UnixSeconds) -> String {
     format!("readings {}", rows.join(" "))
 }
 
-/// I8: nobody is cut off whose balance and overdraft hold, a decision is sent once, and whoever has
-/// paid up in the end is not left without supply.
-fn orders(ended: &Ended) -> anyhow::Result<()> {
-    let mut stood: BTreeMap<AccountId, Vec<(Seq, Money)>> = BTreeMap::new();
-    for row in ended.store.ledger.values() {
-        stood.entry(row.account).or_default().push((row.seq, row.balance));
-    }
-    let (mut terms, mut ended_meters) = (BTreeMap::new(), BTreeSet::new());
-    for change in ended.told.iter().flat_map(|(_, changes)| changes) {
-        if let Change::Account(new) = change {
-            terms.insert(new.account, (new.mode, new.overdraft.ticks()));
-        } else if let Change::Remove(removal) = change {
-            ended_meters.insert(AccountId(removal.meter.0 % 1000));
-        }
-    }
-    let (mut told, mut relays) = (BTreeSet::new(), BTreeMap::new());
-    for step in &ended.orders {
-        let OrderStep { seq, order, state, attempt, account, kind, balance } = *step;
-        ensure!(
-            told.insert((order, state, attempt)),
-            "I8: order {order} took a step twice: {step:?}"
-        );
-        let rows = stood.get(&account).map_or(&[][..], Vec::as_slice);
-        // An entry may move the balance more than once, and decide in between.
-        let before = rows.partition_point(|(at, _)| *at < seq);
-        let through = rows.partition_point(|(at, _)| *at <= seq);
-        let stands = rows[before.saturating_sub(1)..through].iter().any(|row| row.1 == balance);
-        ensure!(stands || through == 0, "I8: {step:?} on another balance than the ledger's");
-        let (mode, overdraft) = terms.get(&account).copied().unwrap_or((Mode::Postpaid, 0));
-        let is_cut = kind == OrderKind::Disconnect.code()
-            && (state == OrderState::Sent.code()
-                || state == OrderState::Decided.code() && attempt == 0);
-        let is_overdrawn = balance.ticks() + overdraft < 0;
-        ensure!(
-            !is_cut || mode == Mode::Prepaid && is_overdrawn,
-            "I8: {step:?} cuts a customer who paid"
-        );
-        if state == OrderState::Done.code() {
-            relays.insert(account, kind);
-        }
-    }
-    let is_cut = |kind: &u8| *kind == OrderKind::Disconnect.code();
-    for (account, _) in relays.into_iter().filter(|(_, kind)| is_cut(kind)) {
-        let balance =
-            stood.get(&account).and_then(|rows| rows.last()).map_or(0, |row| row.1.ticks());
-        let is_owing = balance < 0 || ended_meters.contains(&account);
-        ensure!(
-            is_owing,
-            "I8: account {account} has paid up to {balance} ticks and is left cut off"
-        );
-    }
-    Ok(())
-}
-
 /// An alarm is raised, then cleared, then raised.
 fn alarms(ended: &Ended) -> anyhow::Result<()> {
     let mut on: BTreeMap<_, i32> = BTreeMap::new();
@@ -274,76 +248,4 @@ fn alarms(ended: &Ended) -> anyhow::Result<()> {
     let odd = on.iter().find(|(_, count)| !(0..=1).contains(*count));
     ensure!(odd.is_none(), "an alarm was raised or cleared twice: {odd:?}");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use meter::Energy;
-
-    use super::super::options::Options;
-    use super::super::story::Story;
-    use super::*;
-
-    fn told() -> Ended {
-        let options = Options { meters: 2, days: 3, workers: 1, ..Options::derive(5) };
-        Story::new(&options).tell().unwrap()
-    }
-
-    /// The campaign can fail: one wrong effect of any kind is seen.
-    #[test]
-    fn every_wrong_effect_is_seen() {
-        check(&told()).unwrap();
-        type Spoil = fn(&mut Ended);
-        let spoils: [(&str, Spoil); 9] = [
-            ("a tick too much", |ended| {
-                let row = ended.store.ledger.values_mut().next_back().unwrap();
-                row.amount = row.amount.plus(Money::from_ticks(1)).unwrap();
-                row.balance = row.balance.plus(Money::from_ticks(1)).unwrap();
-            }),
-            ("a movement lost", |ended| {
-                let key = *ended.store.ledger.keys().next().unwrap();
-                ended.store.ledger.remove(&key);
-            }),
-            ("a purchase twice", |ended| {
-                let mut rows = ended.store.ledger.values();
-                let row = *rows.clone().find(|row| row.kind == LedgerKind::Purchase).unwrap();
-                let last = *rows.rfind(|other| other.account == row.account).unwrap();
-                let number = last.number + 1;
-                let balance = last.balance.plus(row.amount).unwrap();
-                let again = meter::LedgerRow { number, balance, ..row };
-                ended.store.ledger.insert((row.account, number), again);
-            }),
-            ("a reading lost", |ended| {
-                let key = *ended.store.readings.keys().next_back().unwrap();
-                ended.store.readings.remove(&key);
-            }),
-            ("a reading turned away", |ended| {
-                let row = ended.store.readings.values_mut().next_back().unwrap();
-                row.2 = Outcome::Quarantined(QuarantineReason::Spike);
-            }),
-            ("a watt-hour moved", |ended| {
-                let row = ended.store.intervals.values_mut().next().unwrap();
-                row.energy = Energy::from_wh(row.energy.wh() + 1);
-            }),
-            ("an interval lost", |ended| {
-                let key = *ended.store.intervals.keys().next().unwrap();
-                ended.store.intervals.remove(&key);
-            }),
-            ("a customer cut off who paid", |ended| {
-                let last = ended.store.ledger.values().next_back().unwrap();
-                let (seq, account) = (Seq(u64::MAX - 1), last.account);
-                let order = meter::OrderId::new(account, 9999);
-                let balance = last.balance.plus(Money::from_ticks(1)).unwrap();
-                let (state, kind) = (OrderState::Sent.code(), OrderKind::Disconnect.code());
-                let step = OrderStep { seq, order, state, attempt: 1, account, kind, balance };
-                ended.orders.insert(step);
-            }),
-            ("rows that contradict", |ended| ended.store.contradictions.push("x".to_owned())),
-        ];
-        for (name, spoil) in spoils {
-            let mut ended = told();
-            spoil(&mut ended);
-            assert!(check(&ended).is_err(), "{name} is not seen");
-        }
-    }
 }

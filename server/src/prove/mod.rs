@@ -6,9 +6,13 @@
 mod check;
 mod machine;
 mod options;
+mod people;
 mod scene;
+#[cfg(test)]
+mod spoils;
 mod store;
 mod story;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -2,11 +2,11 @@
 //! do meanwhile. It knows nothing of faults.
 
 use meter::{
-    AccountId, AccountTerms, Adjustment, Block, BlockPeriod, Change, CurrencyCode, Current,
-    CustomerId, DayProfile, Energy, Fields, GatewayId, Holidays, Installation, LocalCalendar,
-    LocalDate, MeterId, MeterRecord, Mode, Money, MonthDay, PlanId, Policy, Power, Price, Purchase,
-    PurchaseId, Reading, Removal, Role, Season, SupplyPolicy, Switch, TariffVersion, TransformerId,
-    UnixSeconds,
+    AccountId, AccountTerms, Block, BlockPeriod, CalendarId, Change, CurrencyCode, Current,
+    CustomerId, DayProfile, Energy, Fields, FriendlyCalendar, FriendlyId, FriendlySpan, GatewayId,
+    Holidays, Installation, LocalCalendar, LocalDate, MeterEvent, MeterId, MeterRecord, Mode,
+    Money, MonthDay, PlanId, Policy, Power, Price, Reading, Removal, Replacement, Role, Season,
+    SupplyPolicy, Switch, TariffVersion, TransformerId, UnixSeconds,
 };
 
 use super::options::{Dice, Options};
@@ -30,6 +30,7 @@ const STARTS: [u32; 5] =
     [1_774_569_600, 1_792_713_600, 1_798_502_400, 1_835_222_400, 1_844_208_000];
 
 const PLAN: PlanId = PlanId(1);
+const CALENDAR: CalendarId = CalendarId(1);
 
 /// A meter of the story.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub(super) struct Device {
     pub(super) is_told: bool,
     /// From here on the register begins anew: a fault of the device.
     pub(super) reset_at: Option<UnixSeconds>,
+    /// Between these the current is above what the meter is made for, now and then.
+    pub(super) overload: Option<(UnixSeconds, UnixSeconds)>,
     seed: u64,
 }
 
@@ -77,14 +80,22 @@ impl Device {
 
     /// The reading at a stamp.
     pub(super) fn reading(&self, at: UnixSeconds) -> Reading {
-        Reading {
+        let mut reading = Reading {
             meter: self.id,
             taken_at: at,
             register: self.register(at),
             power: Power::from_w((at.0 % 1900).cast_signed()),
             fields: Fields::POWER,
             ..Reading::default()
+        };
+        if let Some((from, to)) = self.overload {
+            // Below, between and above what ends and raises the alarm.
+            let ma =
+                if from <= at && at < to { 59_000 + at.0 / self.period_s % 4 * 2000 } else { 9 };
+            reading.current[0] = Current::from_ma(ma);
+            reading.fields = reading.fields.with(Fields::CURRENT[0]);
         }
+        reading
     }
 
     fn record(&self) -> MeterRecord {
@@ -116,6 +127,8 @@ pub(super) struct Scene {
     pub(super) devices: Vec<Device>,
     /// What the registry says, by round, a row of the outbox each.
     pub(super) doings: Vec<(u32, Vec<Change>)>,
+    /// What devices tell beside readings, by the round from which on they try.
+    pub(super) events: Vec<(u32, MeterEvent)>,
 }
 
 impl Scene {
@@ -124,12 +137,15 @@ impl Scene {
         let zone = *dice.pick(&ZONES);
         let start = UnixSeconds(*dice.pick(&STARTS) + ROUND_S * dice.below(400) as u32);
         let rounds = options.days * ROUNDS_A_DAY;
-        let mut scene = Self { start, rounds, devices: Vec::new(), doings: Vec::new() };
+        let (devices, doings, events) = (Vec::new(), Vec::new(), Vec::new());
+        let mut scene = Self { start, rounds, devices, doings, events };
         scene.terms(zone, &mut dice);
-        for id in 1..=options.meters {
-            scene.home(id, zone, options.seed, &mut dice);
-        }
+        let homes: Vec<AccountTerms> =
+            (1..=options.meters).map(|id| scene.home(id, zone, options.seed, &mut dice)).collect();
         scene.people(options.meters, &mut dice);
+        let mut dice = Dice::new(options.seed, 4);
+        scene.friendlies(&mut dice);
+        homes.iter().for_each(|terms| scene.deeds(terms, &mut dice));
         scene.doings.sort_by_key(|(round, _)| *round);
         scene
     }
@@ -138,7 +154,7 @@ impl Scene {
         self.start.plus(round * ROUND_S)
     }
 
-    fn end(&self) -> UnixSeconds {
+    pub(super) fn end(&self) -> UnixSeconds {
         self.at(self.rounds)
     }
 
@@ -150,7 +166,7 @@ impl Scene {
         let policy = Policy { horizon_s, ..Policy::standard() };
         let holiday = later(today, 1 + dice.below(3));
         let days = vec![holiday];
-        let named = meter::CalendarId(1);
+        let named = CALENDAR;
         let order_s_max = 3600 * (1 + dice.below(8)) as u32;
         let cutting =
             SupplyPolicy { is_cutting: dice.happens(700), order_s_max, ..SupplyPolicy::standard() };
@@ -174,8 +190,30 @@ impl Scene {
         }
     }
 
+    /// Times in which nobody is cut off: two calendars, either of which may be the policy's.
+    fn friendlies(&mut self, dice: &mut Dice) {
+        let (_, first) = &mut self.doings[0];
+        for id in 1..=2 {
+            let spans = |dice: &mut Dice| {
+                let from = dice.below(90) as u8;
+                let to = from + 1 + dice.below(u64::from(96 - from)) as u8;
+                vec![FriendlySpan { from, to }]
+            };
+            let week =
+                (0..7).map(|_| if dice.happens(600) { spans(dice) } else { Vec::new() }).collect();
+            let holidays = dice.happens(500).then_some(CALENDAR);
+            let friendly = FriendlyId(id);
+            first.push(Change::Friendly(FriendlyCalendar { friendly, week, holidays }));
+        }
+        for change in first {
+            if let Change::SupplyPolicy(policy) = change {
+                policy.friendly = FriendlyId(dice.below(3) as u32);
+            }
+        }
+    }
+
     /// An account with its meter, which may be replaced or end.
-    fn home(&mut self, id: u32, zone: &str, seed: u64, dice: &mut Dice) {
+    fn home(&mut self, id: u32, zone: &str, seed: u64, dice: &mut Dice) -> AccountTerms {
         let account = AccountId(id);
         let from = self.at(0).plus(dice.below(3600) as u32);
         let to = UnixSeconds(u32::MAX);
@@ -193,6 +231,7 @@ impl Scene {
             base: if dice.happens(200) { modulus - 20_000 } else { 50_000 + dice.below(2_000_000) },
             is_told: dice.happens(600),
             reset_at: None,
+            overload: None,
             seed: loadgen::mix(seed ^ (u64::from(id) << 32)),
         };
         let terms = AccountTerms {
@@ -204,8 +243,8 @@ impl Scene {
             overdraft: Money::from_ticks(dice.below(3) as i64 * 10_000_000),
             low_levels: [Money::from_ticks(100_000_000), Money::from_ticks(20_000_000)],
         };
-        let first =
-            vec![Change::Meter(device.record()), Change::Account(terms), device.installation()];
+        let told = Change::Account(terms.clone());
+        let first = vec![Change::Meter(device.record()), told, device.installation()];
         self.doings.push((4, first));
         self.devices.push(device);
         match dice.below(4) {
@@ -222,6 +261,7 @@ impl Scene {
             }
             _ => {}
         }
+        terms
     }
 
     /// Another meter takes the place of the newest, in one go.
@@ -239,11 +279,15 @@ impl Scene {
             seed: loadgen::mix(seed ^ (u64::from(id + 1000) << 32)),
             ..old.clone()
         };
-        let changes = vec![
-            Change::Remove(Removal { meter: old.id, at, end: old.register(at) }),
-            Change::Meter(new.record()),
-            new.installation(),
-        ];
+        let (record, end) = (Change::Meter(new.record()), old.register(at));
+        let changes = if new.seed.is_multiple_of(2) {
+            vec![Change::Remove(Removal { meter: old.id, at, end }), record, new.installation()]
+        } else {
+            let (account, start) = (new.account, new.register(at));
+            let (old, new) = (old.id, new.id);
+            let replaced = Change::Replace(Replacement { account, old, end, new, start, at });
+            vec![record, replaced]
+        };
         self.doings.push((round, changes));
         self.devices.push(new);
     }
@@ -257,35 +301,16 @@ impl Scene {
         let end = device.register(at);
         self.doings.push((round, vec![Change::Remove(Removal { meter: device.id, at, end })]));
     }
-
-    /// Purchases and corrections.
-    fn people(&mut self, accounts: u32, dice: &mut Dice) {
-        let count = u64::from(accounts) * (1 + u64::from(self.rounds / ROUNDS_A_DAY) / 2);
-        for number in 1..=count {
-            let round = 5 + dice.below(u64::from(self.rounds)) as u32;
-            let account = AccountId(1 + dice.below(accounts.into()) as u32);
-            let at = self.at(round).min(self.end());
-            let change = if dice.happens(850) {
-                let purchase = PurchaseId(number);
-                let paid = Money::from_ticks(1 + dice.below(900_000_000) as i64);
-                Change::Purchase(Purchase { purchase, account, paid, at })
-            } else {
-                let amount = Money::from_ticks(dice.below(200_000_001) as i64 - 100_000_000);
-                Change::Adjust(Adjustment { account, amount, at, reason: "prove".to_owned() })
-            };
-            self.doings.push((round.min(self.rounds - 1), vec![change]));
-        }
-    }
 }
 
-fn later(mut date: LocalDate, days: u64) -> LocalDate {
+pub(super) fn later(mut date: LocalDate, days: u64) -> LocalDate {
     for _ in 0..days {
         date = date.next();
     }
     date
 }
 
-fn version(valid_from: LocalDate, named: meter::CalendarId, dice: &mut Dice) -> TariffVersion {
+fn version(valid_from: LocalDate, named: CalendarId, dice: &mut Dice) -> TariffVersion {
     let prices = 1 + dice.below(4);
     let mut profile = || {
         let mut quarters: Vec<u8> = (0..dice.below(6)).map(|_| dice.below(96) as u8).collect();

@@ -14,7 +14,7 @@ use crate::cursor::Place;
 use crate::spool;
 
 /// The tables.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Store {
     /// By meter, stamp and entry: the version, the reading, and what became of it.
     pub(super) readings: BTreeMap<(MeterId, UnixSeconds, Seq), (Seq, Reading, Outcome)>,

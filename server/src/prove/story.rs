@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{anyhow, bail};
 use meter::{
-    AccountId, Change, Decision, Energy, Entry, MeterId, Money, OrderId, OrderKind, OrderNews,
+    Change, Decision, Energy, Entry, EventCode, MeterEvent, MeterId, OrderId, OrderKind, OrderNews,
     OrderReport, OrderRow, OrderState, OutboxId, Outcome, QuarantineReason, Reading, Recall, Relay,
-    Resolution, Seq, UnixSeconds,
+    Resolution, Seq, Subject, UnixSeconds,
 };
 use storage::log::Urgency;
 use storage::log::sim::{Faults, SimDisk};
@@ -36,19 +36,15 @@ pub(super) struct Ended {
     pub(super) told: Vec<(OutboxId, Vec<Change>)>,
     pub(super) restarts: u32,
     /// Steps of orders to relays, as the dispatcher heard them.
-    pub(super) orders: BTreeSet<OrderStep>,
+    pub(super) orders: BTreeMap<StepKey, OrderRow>,
 }
 
-/// A step of an order, in the order of the log. State and kind are their codes.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct OrderStep {
-    pub(super) seq: Seq,
-    pub(super) order: OrderId,
-    pub(super) state: u8,
-    pub(super) attempt: u8,
-    pub(super) account: AccountId,
-    pub(super) kind: u8,
-    pub(super) balance: Money,
+/// A step of an order: the entry that made it, the order, state and attempt. Within an entry steps
+/// are taken in this order.
+pub(super) type StepKey = (Seq, OrderId, u8, u8);
+
+pub(super) const fn step_key(row: &OrderRow) -> StepKey {
+    (row.seq, row.order, row.state.code(), row.attempt)
 }
 
 /// A frame on its way.
@@ -75,7 +71,9 @@ pub(super) struct Story<'a> {
     sent: OutboxId,
     questions: Vec<Recall>,
     resolved: BTreeSet<MeterId>,
-    orders: BTreeSet<OrderStep>,
+    orders: BTreeMap<StepKey, OrderRow>,
+    /// What devices tell beside readings, by the round from which on they try.
+    events: Vec<(u32, MeterEvent)>,
     /// The node's clock is off by so much.
     clock_off_s: i64,
     round: u32,
@@ -91,9 +89,11 @@ impl<'a> Story<'a> {
     pub(super) fn new(options: &'a Options) -> Self {
         let mut dice = Dice::new(options.seed, 3);
         let disks = Disks::new(&mut dice);
+        let mut scene = Scene::new(options);
+        let events = std::mem::take(&mut scene.events);
         Self {
             options,
-            scene: Scene::new(options),
+            scene,
             dice,
             disks,
             machine: None,
@@ -105,7 +105,8 @@ impl<'a> Story<'a> {
             sent: OutboxId(0),
             questions: Vec::new(),
             resolved: BTreeSet::new(),
-            orders: BTreeSet::new(),
+            orders: BTreeMap::new(),
+            events,
             clock_off_s: 0,
             round: 0,
             down_until: 0,
@@ -175,7 +176,7 @@ impl<'a> Story<'a> {
     fn is_told(&self) -> bool {
         let is_relayed = self.outbox.last().is_none_or(|(id, _)| *id == self.sent);
         let is_sunk = self.store.place.intent == self.store.place.next;
-        self.scene.doings.is_empty() && is_relayed && is_sunk
+        self.scene.doings.is_empty() && self.events.is_empty() && is_relayed && is_sunk
     }
 
     /// One round.
@@ -420,6 +421,7 @@ impl<'a> Story<'a> {
                 return Err(error);
             }
         }
+        self.report()?;
         self.answer()?;
         self.sink()?;
         if self.dice.happens(30) {
@@ -476,9 +478,12 @@ impl<'a> Story<'a> {
     fn dispatch(&mut self) {
         let rows = self.machine.as_mut().map(Machine::orders).unwrap_or_default();
         for row in rows {
-            let OrderRow { seq, order, attempt, account, balance, .. } = row;
-            let (state, kind) = (row.state.code(), row.kind.code());
-            self.orders.insert(OrderStep { seq, order, state, attempt, account, kind, balance });
+            let OrderRow { order, account, meter, .. } = row;
+            if let Some(old) = self.orders.insert(step_key(&row), row)
+                && old != row
+            {
+                self.store.contradictions.push(format!("step {old:?} and {row:?}"));
+            }
             let wanted = match row.kind {
                 OrderKind::Disconnect => Relay::Open,
                 OrderKind::Reconnect => Relay::Closed,
@@ -493,10 +498,24 @@ impl<'a> Story<'a> {
                     continue;
                 }
             };
+            if matches!(news, OrderNews::Read(_)) && self.dice.happens(500) {
+                self.tell_relay(meter, wanted);
+            }
             let report = OrderReport { account, order, news, at: self.now() };
             let id = OutboxId(self.outbox.len() as u64 + 1);
             self.outbox.push((id, vec![Change::Order(report)]));
         }
+    }
+
+    /// The meter says by itself, sooner or later, that its relay moved.
+    fn tell_relay(&mut self, meter: MeterId, relay: Relay) {
+        let code = match relay {
+            Relay::Open => EventCode::RelayOpened,
+            Relay::Closed => EventCode::RelayClosed,
+        };
+        let (subject, now) = (Subject::Meter(meter), self.now());
+        let event = MeterEvent { subject, code, taken_at: now, received_at: now, counter: 0 };
+        self.events.push((self.round + self.dice.below(3) as u32, event));
     }
 
     /// A person looks at a quarantined reading: a register that began anew is a new epoch, and
@@ -547,6 +566,31 @@ impl<'a> Story<'a> {
             }
         }
         appended.map(|_| ())
+    }
+
+    /// What devices tell beside readings, again and again until it is acknowledged.
+    fn report(&mut self) -> anyhow::Result<()> {
+        let (round, now) = (self.round, self.now());
+        let due = self.events.iter().filter(|(from, _)| *from <= round);
+        let mut told = Vec::new();
+        let mut counters = self.counters.clone();
+        for (_, event) in due {
+            let mut event = MeterEvent { received_at: now, ..*event };
+            if let Subject::Meter(meter) = event.subject {
+                let counter = counters.entry(meter).or_default();
+                *counter += 1;
+                event.counter = *counter;
+            }
+            told.push(Entry::Event(event));
+        }
+        if !told.is_empty() && self.append(told, Urgency::Routine)?.is_some() {
+            self.counters = counters;
+            // An acknowledgement that is lost: told once more.
+            if !self.chance(Fault::Loss, 40) {
+                self.events.retain(|(from, _)| *from > round);
+            }
+        }
+        Ok(())
     }
 
     /// The relay: rows of the outbox that are not marked as sent, again and again.

@@ -1,0 +1,249 @@
+//! The campaign can fail: one wrong effect of any kind is put into a story that holds, and seen by
+//! the check that is there for it.
+
+use std::collections::BTreeMap;
+
+use loadgen::truth::Book;
+use meter::{
+    AccountId, AlarmCode, Cause, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId, OrderKind,
+    OrderReason, OrderRow, OrderState, Outcome, QuarantineReason, Seq, TransformerId,
+};
+
+use super::check::{books, check, entries};
+use super::options::Options;
+use super::story::{Ended, Story, step_key};
+use super::watch::{Moment, follow};
+
+/// A story in which every rule has its turn.
+fn told() -> Ended {
+    let options = Options { meters: 6, days: 6, workers: 1, ..Options::derive(8) };
+    Story::new(&options).tell().unwrap()
+}
+
+/// Puts a wrong effect in; `None` when the story has nothing that it could be.
+type Spoil = fn(&mut Ended) -> Option<()>;
+
+/// Sees that each is found by `check`, whose words have `why` in them.
+fn check_all(
+    mut ended: Ended,
+    check: impl Fn(&Ended) -> anyhow::Result<()>,
+    spoils: &[(&str, &str, Spoil)],
+) {
+    check(&ended).unwrap();
+    let (store, orders) = (ended.store.clone(), ended.orders.clone());
+    for (name, why, spoil) in spoils {
+        assert!(spoil(&mut ended).is_some(), "the story has no place for {name}");
+        match check(&ended) {
+            Ok(()) => panic!("{name} is not seen"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                assert!(said.contains(why), "{name}: {said}");
+            }
+        }
+        (ended.store, ended.orders) = (store.clone(), orders.clone());
+    }
+}
+
+/// Changes the movements of the first account that has such a one, and sums them up again.
+fn retouch(
+    ended: &mut Ended,
+    is_it: impl Fn(&LedgerRow) -> bool,
+    change: impl FnOnce(&mut Vec<LedgerRow>, usize),
+) -> Option<()> {
+    let ledger = &mut ended.store.ledger;
+    let account = ledger.values().find(|row| is_it(row))?.account;
+    let mut rows: Vec<LedgerRow> =
+        ledger.values().filter(|row| row.account == account).copied().collect();
+    let place = rows.iter().position(&is_it)?;
+    change(&mut rows, place);
+    ledger.retain(|(id, _), _| *id != account);
+    let mut ticks = 0;
+    for (row, number) in rows.iter_mut().zip(1..) {
+        ticks += row.amount.ticks();
+        (row.number, row.balance) = (number, Money::from_ticks(ticks));
+        ledger.insert((account, number), *row);
+    }
+    Some(())
+}
+
+/// Movements of a kind.
+fn of(kind: LedgerKind) -> impl Fn(&LedgerRow) -> bool {
+    move |row| row.kind == kind
+}
+
+fn lose(ended: &mut Ended, kind: LedgerKind) -> Option<()> {
+    retouch(ended, of(kind), |rows, place| {
+        rows.remove(place);
+    })
+}
+
+fn one_tick_more(ended: &mut Ended, kind: LedgerKind) -> Option<()> {
+    retouch(ended, of(kind), |rows, place| {
+        rows[place].amount = Money::from_ticks(rows[place].amount.ticks() - 1);
+    })
+}
+
+#[test]
+fn wrong_readings_and_rows_are_seen() {
+    let spoils: [(&str, &str, Spoil); 5] = [
+        ("a reading lost", "I2", |ended| {
+            let key = *ended.store.readings.keys().next_back()?;
+            ended.store.readings.remove(&key).map(|_| ())
+        }),
+        ("a reading turned away", "I6", |ended| {
+            let row = ended.store.readings.values_mut().next_back()?;
+            row.2 = Outcome::Quarantined(QuarantineReason::Spike);
+            Some(())
+        }),
+        ("a watt-hour moved", "the rules give", |ended| {
+            let row = ended.store.intervals.values_mut().next()?;
+            row.energy = Energy::from_wh(row.energy.wh() + 1);
+            Some(())
+        }),
+        ("an interval lost", "no row for", |ended| {
+            let key = *ended.store.intervals.keys().next()?;
+            ended.store.intervals.remove(&key).map(|_| ())
+        }),
+        ("rows that contradict", "I2", |ended| {
+            ended.store.contradictions.push("x".to_owned());
+            Some(())
+        }),
+    ];
+    check_all(told(), check, &spoils);
+}
+
+#[test]
+fn wrong_movements_are_seen() {
+    use LedgerKind::{
+        DebtAgreed, DebtRecovery, EmergencyGiven, EmergencyRepaid, Energy, Purchase, Refund,
+        Reversal, StandingDay, Token, Transfer,
+    };
+    let spoils: [(&str, &str, Spoil); 12] = [
+        ("a tick of energy too much", "I1", |ended| one_tick_more(ended, Energy)),
+        ("a movement lost", "breaks", |ended| {
+            let key = *ended.store.ledger.keys().next()?;
+            ended.store.ledger.remove(&key).map(|_| ())
+        }),
+        ("a purchase twice", "I7", |ended| {
+            retouch(ended, of(Purchase), |rows, place| rows.push(rows[place]))
+        }),
+        ("a standing charge twice", "I1", |ended| {
+            retouch(ended, of(StandingDay), |rows, place| rows.push(rows[place]))
+        }),
+        ("a reversal lost", "I1", |ended| lose(ended, Reversal)),
+        ("a refund lost", "I1", |ended| lose(ended, Refund)),
+        ("a tick of a token kept", "I1", |ended| one_tick_more(ended, Token)),
+        ("a debt paid past its share or cap", "I1", |ended| one_tick_more(ended, DebtRecovery)),
+        ("emergency credit twice", "I1", |ended| {
+            retouch(ended, of(EmergencyGiven), |rows, place| rows.insert(place, rows[place]))
+        }),
+        ("emergency credit not paid back", "I1", |ended| lose(ended, EmergencyRepaid)),
+        ("a switch that forgets what was owed", "I1", |ended| {
+            let is_it =
+                |row: &LedgerRow| row.kind == DebtAgreed && matches!(row.cause, Cause::Period(_));
+            retouch(ended, is_it, |rows, place| {
+                rows.remove(place);
+            })
+        }),
+        ("a balance that stays with the old meter", "I1", |ended| {
+            retouch(ended, of(Transfer), |rows, place| {
+                rows.drain(place..place + 2);
+            })
+        }),
+    ];
+    let ended = told();
+    let log = entries(&ended).unwrap();
+    let book = follow(&ended.store, &ended.orders, &log, |_, _| {}).unwrap();
+    check_all(ended, |ended| books(ended, &book).map(|_| ()), &spoils);
+}
+
+/// The first moment at which an account is owing, without an order, and not to be cut off for this
+/// reason alone.
+fn moment(ended: &Ended, reason: OrderReason) -> Option<Moment> {
+    let log = entries(ended).unwrap();
+    let mut found = None;
+    let look = |book: &Book, moment: &Moment| {
+        let is_it = book.may_cut(moment.account, moment.balance) == Err(reason);
+        if found.is_none() && is_it && !book.has_order(moment.account) {
+            found = Some(*moment);
+        }
+    };
+    follow(&ended.store, &ended.orders, &log, look).unwrap();
+    found
+}
+
+/// An order to cut off in spite of a reason not to.
+fn cut_in_spite_of(ended: &mut Ended, reason: OrderReason) -> Option<()> {
+    let Moment { seq, at, account, balance } = moment(ended, reason)?;
+    let row = OrderRow {
+        order: OrderId::new(account, 1 + last_order(ended, account, seq)),
+        account,
+        meter: MeterId(account.0),
+        transformer: TransformerId::NONE,
+        kind: OrderKind::Disconnect,
+        state: OrderState::Decided,
+        reason: OrderReason::Overdrawn,
+        attempt: 0,
+        balance: Money::from_ticks(balance),
+        at,
+        expires_at: at.plus(3600),
+        seq,
+    };
+    ended.orders.insert(step_key(&row), row);
+    Some(())
+}
+
+fn last_order(ended: &Ended, account: AccountId, before: Seq) -> u32 {
+    let rows = ended.orders.values().filter(|row| row.account == account && row.seq < before);
+    rows.map(|row| row.order.number()).max().unwrap_or(0)
+}
+
+/// Leaves the last order of a kind out, as if it had never been made.
+fn leave_out(ended: &mut Ended, kind: OrderKind) -> Option<()> {
+    let of_kind = ended.orders.values().filter(|row| row.kind == kind);
+    let mut last: BTreeMap<AccountId, OrderId> = BTreeMap::new();
+    of_kind.for_each(|row| {
+        last.insert(row.account, row.order);
+    });
+    // One after which the account has no other.
+    let order = last
+        .into_iter()
+        .find(|(account, order)| last_order(ended, *account, Seq(u64::MAX)) == order.number());
+    let order = order?.1;
+    ended.orders.retain(|_, row| row.order != order);
+    Some(())
+}
+
+fn hush(ended: &mut Ended, code: AlarmCode) -> Option<()> {
+    let place = ended.store.alarms.iter().position(|row| row.code == code)?;
+    let row = ended.store.alarms[place];
+    ended.store.alarms.retain(|other| *other != row);
+    Some(())
+}
+
+#[test]
+fn wrong_decisions_are_seen() {
+    let against = "decided against the rules";
+    let spoils: [(&str, &str, Spoil); 11] = [
+        ("a customer cut off who paid", against, |ended| cut_in_spite_of(ended, OrderReason::Paid)),
+        ("one who is postpaid or protected", against, |ended| {
+            cut_in_spite_of(ended, OrderReason::Exempt)
+        }),
+        ("one in a friendly period", against, |ended| {
+            cut_in_spite_of(ended, OrderReason::Friendly)
+        }),
+        ("one on an estimate", against, |ended| cut_in_spite_of(ended, OrderReason::Uncertain)),
+        ("one whose meter tripped", against, |ended| cut_in_spite_of(ended, OrderReason::Tripped)),
+        ("one left on", "is not cut off", |ended| leave_out(ended, OrderKind::Disconnect)),
+        ("one left cut off", "is left cut off", |ended| leave_out(ended, OrderKind::Reconnect)),
+        ("a step left out", "I8", |ended| {
+            let row = ended.orders.values().find(|row| row.state == OrderState::Sent)?;
+            let key = step_key(row);
+            ended.orders.remove(&key).map(|_| ())
+        }),
+        ("a trip taken for an order", "trips", |ended| hush(ended, AlarmCode::SupplyTrip)),
+        ("a low balance not told", "LowBalance", |ended| hush(ended, AlarmCode::LowBalance)),
+        ("an offer not made", "emergency credit", |ended| hush(ended, AlarmCode::EmergencyOffered)),
+    ];
+    check_all(told(), check, &spoils);
+}
