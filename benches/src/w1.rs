@@ -2,8 +2,8 @@
 //! through the whole dataflow with the full rules, against a bare loop over the same stream.
 //!
 //! Sketch: a reading is 32 bytes for the bare loop and 104 as an entry; its effects are
-//! one row of 64 bytes. Of a meter it touches a line and a place of its ring, of an account a line:
-//! at 100,000 meters 19 MB a slot, so memory decides when meters come shuffled.
+//! one row of 64 bytes. Of a meter it touches a line and a place of its ring, half a line, of an
+//! account a line: at 100,000 meters 16 MB a slot, so memory decides when meters come shuffled.
 #![expect(clippy::disallowed_methods, reason = "a bench measures time")]
 
 use std::collections::VecDeque;

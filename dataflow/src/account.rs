@@ -106,12 +106,6 @@ impl Account {
         self.rates != NO_RATES
     }
 
-    /// Reads a little of it; see the touch-ahead of the books.
-    #[inline]
-    pub(crate) fn touch(&self) -> u64 {
-        u64::from(self.number)
-    }
-
     /// Whether it has any movement.
     pub(crate) const fn has_moved(&self) -> bool {
         self.number > 0

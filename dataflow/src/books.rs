@@ -24,9 +24,6 @@ use crate::sample::Sample;
 use crate::silence::{self, Gateway};
 use crate::supply::Supply;
 
-/// Entries whose states are touched ahead of use, so that their memory is on its way together.
-const BLOCK: usize = 64;
-
 /// Readings that may wait in each of the [`LOTS`] of accounts.
 const LOT_MAX: usize = 2048;
 
@@ -119,69 +116,29 @@ impl Books {
 
     /// Takes in a batch: all of it, or the entries at the places of `mine`.
     pub(crate) fn accept(&mut self, first: Seq, entries: &[Entry], mine: Option<&[u32]>) {
-        self.out.close();
         self.told = self.out.effects.alarms.len();
-        match mine {
-            None => {
-                let mut seq = first.0;
-                for block in entries.chunks(BLOCK) {
-                    self.touch(block.iter());
-                    for entry in block {
-                        self.entry(Seq(seq), entry);
-                        seq += 1;
-                    }
-                }
+        let count = mine.map_or(entries.len(), <[u32]>::len);
+        let place = |nth: usize| mine.map_or(nth, |mine| mine[nth] as usize);
+        for nth in 0..count {
+            self.look_ahead(nth, |nth| (nth < count).then(|| &entries[place(nth)]));
+            let place = place(nth);
+            let (seq, entry) = (Seq(first.0 + place as u64), &entries[place]);
+            let is_regular = matches!(entry, Entry::Reading(reading) if self.regular(seq, reading));
+            if !is_regular {
+                self.entry(seq, entry);
             }
-            Some(mine) => {
-                for block in mine.chunks(BLOCK) {
-                    self.touch(block.iter().map(|place| &entries[*place as usize]));
-                    for place in block {
-                        let seq = Seq(first.0 + u64::from(*place));
-                        self.entry(seq, &entries[*place as usize]);
-                    }
-                }
-            }
+            self.look_at_crossings(seq);
         }
+        self.out.close();
         let (key, seq) = (self.worker, Seq(u64::MAX));
         self.out.usage.push(Usage { seq, key, news: News::End });
     }
 
-    /// Loads the states that the entries of a block will need: meters first, then the places of
-    /// their rings and the accounts they name, so that no load waits for the one before it.
-    ///
-    /// Where meters follow each other, the processor itself reads ahead, and better.
-    fn touch<'a>(&self, block: impl Iterator<Item = &'a Entry> + Clone) {
-        let meter = |entry: &Entry| {
-            if let Entry::Reading(reading) = entry { reading.meter.0 } else { 0 }
-        };
-        let (first, last) = (block.clone().next().map(meter), block.clone().last().map(meter));
-        let apart = first.zip(last).map(|(first, last)| last.wrapping_sub(first));
-        if apart.is_none_or(|apart| apart < 2 * BLOCK as u32) {
-            return;
-        }
-        let mut slots = [NO_ACCOUNT; BLOCK];
-        let mut sum = 0;
-        for (entry, slot) in block.zip(&mut slots) {
-            let Entry::Reading(reading) = entry else { continue };
-            *slot = self.by_meter.get(reading.meter.0 as usize).copied().unwrap_or(NO_SLOT);
-            sum ^= self.meters.get(*slot as usize).map_or(0, |meter| meter.newest_register.wh());
-        }
-        for slot in slots {
-            let Some(meter) = self.meters.get(slot as usize) else { continue };
-            sum ^= self.rings.touch(meter.next_place(), slot);
-            let account = self.accounts.get(meter.account_slot as usize);
-            sum ^= account.map_or(0, Account::touch);
-        }
-        std::hint::black_box(sum);
-    }
-
+    /// Takes in any entry but a regular reading; apart from those, so that they stay together.
+    #[inline(never)]
     fn entry(&mut self, seq: Seq, entry: &Entry) {
         match entry {
-            Entry::Reading(reading) => {
-                if !self.regular(seq, reading) {
-                    self.general(seq, reading);
-                }
-            }
+            Entry::Reading(reading) => self.general(seq, reading),
             Entry::Event(event) => self.event(seq, event),
             Entry::Tick(now) => self.tick(seq, *now),
             // Frames matter to the router's replay windows only.
@@ -195,7 +152,6 @@ impl Books {
                 }
             }
         }
-        self.look_at_crossings(seq);
     }
 
     /// What began or ended with the entry may call for a decision.
@@ -206,9 +162,15 @@ impl Books {
         }
     }
 
+    /// Where the newest installation of a meter stands, [`NO_SLOT`] where there is none.
+    #[inline]
+    pub(crate) fn newest_slot(&self, meter: MeterId) -> u32 {
+        self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT)
+    }
+
     /// Where the installation stands that a meter's stamp falls into.
     fn slot_at(&self, meter: MeterId, at: UnixSeconds) -> Result<u32, QuarantineReason> {
-        let newest = self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        let newest = self.newest_slot(meter);
         let installed = self.meters.get(newest as usize);
         let installed = installed.ok_or(QuarantineReason::NotInstalled)?;
         if installed.serves_at(at) {
@@ -361,7 +323,7 @@ impl Books {
     fn event(&mut self, seq: Seq, event: &MeterEvent) {
         match event.subject {
             Subject::Meter(id) => {
-                let newest = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
+                let newest = self.newest_slot(id);
                 let slot = self.slot_at(id, event.taken_at).unwrap_or(newest);
                 if let Some(meter) = self.meters.get_mut(slot as usize) {
                     silence::hear_meter(meter, event, seq, &mut self.out.effects);

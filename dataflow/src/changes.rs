@@ -83,8 +83,7 @@ impl Books {
 
     fn set_record(&mut self, seq: Seq, record: &MeterRecord) {
         self.note_record(record);
-        let index = record.meter.0 as usize;
-        let slot = self.by_meter.get(index).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(record.meter);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
         // From the newest reading on it hangs where the record says now.
         let (before, from) = (meter.transformer, meter.newest.max(meter.rest.from));
@@ -183,7 +182,7 @@ impl Books {
 
     /// A meter that is installed anew no longer serves where it did.
     fn end_before(&mut self, seq: Seq, id: MeterId, at: UnixSeconds) {
-        let slot = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(id);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
         if meter.to == OPEN_END {
             meter.to = at.max(meter.newest.plus(1));
@@ -196,7 +195,7 @@ impl Books {
 
     pub(crate) fn remove(&mut self, seq: Seq, removal: &Removal) {
         let Removal { meter: id, at, end } = *removal;
-        let slot = self.by_meter.get(id.0 as usize).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(id);
         if self.meters.get(slot as usize).is_none_or(|meter| meter.to != OPEN_END) {
             return;
         }
@@ -219,7 +218,7 @@ impl Books {
 
     fn resolve(&mut self, seq: Seq, resolution: &Resolution) {
         let Resolution { meter, taken_at, seq: asked_by, register, decision } = *resolution;
-        let slot = self.by_meter.get(meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(meter);
         if self.meters.get(slot as usize).is_none_or(|meter| !meter.serves_at(taken_at)) {
             return;
         }

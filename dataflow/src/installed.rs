@@ -160,30 +160,18 @@ impl Meter {
     }
 
     /// The sample after the newest becomes the newest.
-    pub(crate) fn push(&mut self, ring: &mut Ring<'_>, sample: Sample) {
-        *self.make_newest(ring, sample.at, sample.register) = sample;
-        self.set(Self::ANCHORED, sample.has(Sample::ANCHOR));
-    }
-
-    /// A sample with this stamp and register, read by the meter, becomes the newest; returns the
-    /// place that it is to be written to.
-    #[inline]
-    pub(crate) fn make_newest<'a>(
-        &mut self,
-        ring: &'a mut Ring<'_>,
-        at: UnixSeconds,
-        register: Energy,
-    ) -> &'a mut Sample {
+    #[inline(always)]
+    pub(crate) fn push(&mut self, ring: &mut Ring<'_>, sample: &Sample) {
         let next = self.next_place();
         if usize::from(self.len) < RING {
             self.len += 1;
         } else if self.state & (Self::LINKED | Self::KEEPS) != 0 {
-            self.let_leave(*ring.at(next));
+            self.let_leave(ring.at(next));
         }
         self.head = next as u8;
-        (self.newest, self.newest_register) = (at, register);
-        self.state &= !Self::ANCHORED;
-        ring.at_mut(next)
+        (self.newest, self.newest_register) = (sample.at, sample.register);
+        self.set(Self::ANCHORED, sample.has(Sample::ANCHOR));
+        ring.put(next, sample);
     }
 
     /// The oldest sample of the ring makes place: it is held where a gap needs it.
@@ -203,9 +191,9 @@ impl Meter {
 
     /// An accepted reading stands where the newest anchor did.
     pub(crate) fn replace_newest(&mut self, ring: &mut Ring<'_>, sample: Sample) {
-        let place = ring.at_mut(usize::from(self.head));
-        let flags = place.flags & !Sample::ANCHOR;
-        *place = Sample { flags, ..sample };
+        let place = usize::from(self.head);
+        let flags = ring.at(place).flags & !Sample::ANCHOR;
+        ring.put(place, &Sample { flags, ..sample });
         self.set(Self::ANCHORED, false);
     }
 
@@ -235,7 +223,7 @@ impl Meter {
         let oldest = into.len();
         let len = usize::from(self.len);
         let start = if len == RING { usize::from(self.head) + 1 } else { 0 };
-        into.extend((0..len).map(|i| *ring.at(start + i)));
+        into.extend((0..len).map(|i| ring.at(start + i)));
         if let Some(sample) = into.get_mut(oldest) {
             let is_known = self.has(Self::LINKED) || sample.at == self.rest.first;
             sample.flags = sample.flags & !Sample::LOST | if is_known { 0 } else { Sample::LOST };
@@ -248,7 +236,7 @@ impl Meter {
         let split = samples.len().saturating_sub(RING);
         let (older, recent) = samples.split_at(split);
         for (place, sample) in recent.iter().enumerate() {
-            *ring.at_mut(place) = *sample;
+            ring.put(place, sample);
         }
         self.len = recent.len() as u8;
         self.head = self.len.saturating_sub(1);
@@ -344,9 +332,9 @@ impl Meter {
         }
     }
 
-    /// Which samples the rows around an open gap, or unwritten ones, follow from.
+    /// Which samples the rows around an open gap, or unwritten ones, follow from; empty for none.
     fn needed(&self, samples: &[Sample]) -> Vec<bool> {
-        let mut needed = vec![false; samples.len()];
+        let mut needed = Vec::new();
         for right in 1..samples.len() {
             let (from, to) = (samples[right - 1], samples[right]);
             let gaps = self.rest.cold.as_ref().map(|cold| &cold.gaps);
@@ -357,6 +345,7 @@ impl Meter {
             let (start, end) = (from.at.interval_start(), boundary_at_or_after(to.at));
             let low = samples.partition_point(|s| s.at <= start).saturating_sub(1).min(right - 1);
             let high = samples.partition_point(|s| s.at < end).min(samples.len() - 1);
+            needed.resize(samples.len(), false);
             needed[low..=high].fill(true);
         }
         needed

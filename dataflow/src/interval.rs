@@ -7,13 +7,13 @@ use crate::alarm;
 use crate::desk::{Desk, Metered};
 use crate::installed::Meter;
 use crate::sample::{Pair, Sample, boundary_at_or_after};
-use crate::stats::{Spreads, Stats};
+use crate::stats::Stats;
 use crate::usual::Usual;
 
 impl Desk<'_> {
     /// Takes in the first sample: the base of billing, charged with nothing.
     pub(crate) fn begin(&mut self, sample: Sample) {
-        self.meter.push(&mut self.ring, sample);
+        self.meter.push(&mut self.ring, &sample);
         self.meter.rest.first = sample.at;
         self.meter.rest.open_energy = 0;
         self.meter.set(Meter::EXACT, sample.at.is_boundary());
@@ -31,7 +31,7 @@ impl Desk<'_> {
         let pair = Pair::between(&newest, &sample, self.class.limits.modulus);
         self.intervals(&pair, &newest, &sample);
         self.watch_day(&pair, &newest, &sample);
-        self.meter.push(&mut self.ring, sample);
+        self.meter.push(&mut self.ring, &sample);
     }
 
     /// The intervals that the sample ends, and what it adds to the one that is not over.
@@ -46,11 +46,11 @@ impl Desk<'_> {
             let rise = pair.rise_at(end);
             let energy = self.meter.rest.open_energy + rise - risen;
             let is_exact = self.meter.has(Meter::EXACT) && end == sample.at && !pair.broken;
-            if end == sample.at {
-                self.add_open_stats(sample);
-            }
-            let spreads = self.open_spreads();
             if start >= oldest_row {
+                let mut stats = self.meter.rest.open_stats.as_deref().copied().unwrap_or_default();
+                if end == sample.at {
+                    stats.add(sample);
+                }
                 let register = if end == sample.at {
                     sample.register.wh()
                 } else {
@@ -60,7 +60,7 @@ impl Desk<'_> {
                     if is_exact { IntervalQuality::Actual } else { IntervalQuality::Estimated };
                 let cell = self.rates.cell(start);
                 let metered = Metered { start, energy, register, quality, is_news: true };
-                self.row(metered, cell, &spreads);
+                self.row(metered, cell, &stats.spreads());
             }
             self.meter.rest.open_energy = 0;
             self.meter.set(Meter::EXACT, end == sample.at);
@@ -79,10 +79,6 @@ impl Desk<'_> {
 
     fn add_open_stats(&mut self, sample: &Sample) {
         self.meter.rest.open_stats.get_or_insert_default().add(sample);
-    }
-
-    fn open_spreads(&self) -> Spreads {
-        self.meter.rest.open_stats.as_ref().map_or_else(Spreads::default, |stats| stats.spreads())
     }
 
     fn reset_open_stats(&mut self) {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+mod ahead;
 mod engine;
 mod graph;
 mod router;

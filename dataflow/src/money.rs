@@ -8,7 +8,7 @@ use meter::{
 
 use crate::account::Movement;
 use crate::alarm;
-use crate::books::{Books, NO_SLOT};
+use crate::books::Books;
 use crate::installed::Meter;
 use crate::router::owner;
 
@@ -122,9 +122,9 @@ impl Books {
     /// Tells where an account stands after a movement that no reading made.
     pub(crate) fn stand_account(&mut self, id: AccountId, at: UnixSeconds, seq: Seq) {
         let slot = self.account_slot(id);
-        let account = &mut self.accounts[slot as usize];
-        let newest = self.by_meter.get(account.rest.meter.0 as usize).copied().unwrap_or(NO_SLOT);
-        let meter = self.meters.get(newest as usize);
+        let newest = self.newest_slot(self.accounts[slot as usize].rest.meter);
+        let (account, meter) =
+            (&mut self.accounts[slot as usize], self.meters.get(newest as usize));
         alarm::balance(account, at, seq, &mut self.out.effects.alarms);
         self.out.effects.balances.push(BalanceRow {
             account: id,

@@ -22,7 +22,7 @@ impl Books {
     /// Takes a reading in if it is regular.
     #[inline]
     pub(crate) fn regular(&mut self, seq: Seq, reading: &Reading) -> bool {
-        let Some(slot) = self.by_meter.get(reading.meter.0 as usize).copied() else { return false };
+        let slot = self.newest_slot(reading.meter);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return false };
         let class = self.classes.get(meter.class);
         let rise = rise(meter, reading, class, &self.reference.policy);
@@ -65,7 +65,7 @@ impl Books {
         let is_quiet = class.thresholds.is_quiet(*fields, voltage, current);
         let is_usual = to <= meter.day_end && register.wh() <= meter.day_watch;
         let is_calm = is_usual & is_quiet & (meter.alarms == 0);
-        *meter.make_newest(&mut self.rings.of(slot), to, *register) = Sample::of(reading);
+        meter.push(&mut self.rings.of(slot), &Sample::of(reading));
         if !is_calm {
             self.look_at(slot, seq, reading, rise);
         }
@@ -259,6 +259,7 @@ mod tests {
                 general.general(Seq(seq), reading);
                 general.look_at_crossings(Seq(seq));
             }
+            general.out.close();
             general.out.usage.push(Usage { seq: Seq(u64::MAX), key: 0, news: News::End });
             prop_assert!(general.out.effects.regular.is_empty());
             let straight_rows = written_out(&straight.out.effects, &entries);

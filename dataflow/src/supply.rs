@@ -17,7 +17,7 @@ use meter::{
 
 use crate::account::Movement;
 use crate::alarm::{Panel, bit};
-use crate::books::{Books, NO_SLOT};
+use crate::books::Books;
 use crate::debt::Debt;
 use crate::installed::{Meter, OPEN_END};
 use crate::orders::{Order, Step};
@@ -423,7 +423,7 @@ impl Books {
 
     /// A relay that does not obey, and one that does again.
     fn relay_alarm(&mut self, seq: Seq, order: &Order, at: UnixSeconds) {
-        let slot = self.by_meter.get(order.meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(order.meter);
         let Some(meter) = self.meters.get_mut(slot as usize) else { return };
         let (subject, rows) = (Subject::Meter(meter.rest.id), &mut self.out.effects.alarms);
         let mut panel = Panel { subject, on: &mut meter.alarms, seq, rows };
@@ -436,7 +436,7 @@ impl Books {
 
     fn tell_order(&mut self, seq: Seq, id: AccountId, order: &Order, reason: OrderReason) {
         let balance = self.account(id).map_or(Money::ZERO, |account| account.balance());
-        let slot = self.by_meter.get(order.meter.0 as usize).copied().unwrap_or(NO_SLOT);
+        let slot = self.newest_slot(order.meter);
         let meter = self.meters.get(slot as usize);
         self.out.effects.orders.push(OrderRow {
             order: OrderId::new(id, order.number),
@@ -457,7 +457,7 @@ impl Books {
     /// Where the installation stands that serves an account now.
     fn served_by(&self, id: AccountId) -> Option<u32> {
         let account = self.account(id)?;
-        let slot = self.by_meter.get(account.rest.meter.0 as usize).copied()?;
+        let slot = self.newest_slot(account.rest.meter);
         let meter: &Meter = self.meters.get(slot as usize)?;
         (meter.account == id && meter.to == OPEN_END).then_some(slot)
     }
