@@ -21,16 +21,37 @@ use crate::stats::Spreads;
 pub(crate) struct Out {
     pub(crate) effects: Effects,
     pub(crate) usage: Vec<Usage>,
-    /// By transformer: where its newest certain energy stands in `usage`, if it is of this batch.
-    newest: Vec<u32>,
-    /// What stands before this in `usage` is not added to: a tick or a change came after it.
-    fence: usize,
+    /// By transformer: what is not in `usage` yet.
+    running: Vec<Running>,
+    /// Transformers that have any of that.
+    open: Vec<u32>,
+}
+
+/// Certain energy of the newest interval of a transformer, as readings add to it.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    start: UnixSeconds,
+    seq: Seq,
+    sums: Sums,
+}
+
+impl Running {
+    /// No interval begins then.
+    const NONE: Self = Self { start: UnixSeconds(u32::MAX), seq: Seq(0), sums: Sums::NONE };
+
+    const fn news(self, key: u32) -> Usage {
+        let Self { start, seq, sums } = self;
+        Usage { seq, key, news: News::Certain { start, sums } }
+    }
 }
 
 impl Out {
     /// What was told so far is told for good.
     pub(crate) fn close(&mut self) {
-        self.fence = self.usage.len();
+        for key in self.open.drain(..) {
+            let running = std::mem::replace(&mut self.running[key as usize], Running::NONE);
+            self.usage.push(running.news(key));
+        }
     }
 
     /// Tells the line loss of certain energy. What a batch says of one transformer and interval is
@@ -43,25 +64,36 @@ impl Out {
         energy: u64,
         seq: Seq,
     ) {
-        let transformer = meter.transformer.0;
-        let index = transformer as usize;
-        let known = self.newest.get(index).map(|at| *at as usize).filter(|at| *at >= self.fence);
-        let known = known.and_then(|at| self.usage.get_mut(at));
-        if let Some(Usage { key, seq: newest, news: News::Certain { start, sums } }) = known
-            && (*key, *start) == (transformer, interval)
-        {
-            *newest = seq;
-            sums.add(energy, meter.has(Meter::SUPPLY));
+        let (key, is_supply) = (meter.transformer.0, meter.has(Meter::SUPPLY));
+        match self.running.get_mut(key as usize) {
+            Some(running) if running.start == interval => {
+                running.seq = seq;
+                running.sums.add(energy, is_supply);
+            }
+            _ => {
+                let mut sums = Sums::NONE;
+                sums.add(energy, is_supply);
+                self.turn_to(key, Running { start: interval, seq, sums });
+            }
+        }
+    }
+
+    /// Goes on with another interval. An older one, of a late reading, is told by itself.
+    #[cold]
+    fn turn_to(&mut self, key: u32, other: Running) {
+        let index = key as usize;
+        if self.running.len() <= index {
+            self.running.resize(index + 1, Running::NONE);
+        }
+        let running = &mut self.running[index];
+        if running.start == Running::NONE.start {
+            self.open.push(key);
+            *running = other;
             return;
         }
-        if self.newest.len() <= index {
-            self.newest.resize(index + 1, u32::MAX);
-        }
-        self.newest[index] = self.usage.len() as u32;
-        let mut sums = Sums::default();
-        sums.add(energy, meter.has(Meter::SUPPLY));
-        let news = News::Certain { start: interval, sums };
-        self.usage.push(Usage { seq, key: transformer, news });
+        let is_older = other.start < running.start;
+        let told = if is_older { other } else { std::mem::replace(running, other) };
+        self.usage.push(told.news(key));
     }
 }
 

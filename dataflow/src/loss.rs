@@ -53,6 +53,8 @@ pub(crate) struct Sums {
 layout!(Sums { supply, delivered, meters });
 
 impl Sums {
+    pub(crate) const NONE: Self = Self { supply: 0, delivered: 0, meters: 0 };
+
     #[inline]
     pub(crate) fn add(&mut self, wh: u64, is_supply: bool) {
         let side = if is_supply { &mut self.supply } else { &mut self.delivered };
