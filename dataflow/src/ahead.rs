@@ -6,8 +6,11 @@ use meter::{Entry, INTERVAL_S};
 use crate::books::Books;
 use crate::ring::RING;
 
+/// How many entries ahead it is asked where a meter stands.
+const PLACE: usize = 32;
+
 /// How many entries ahead a meter is asked for.
-const METER: usize = 16;
+const METER: usize = 20;
 
 /// How many entries ahead that is which the meter names: its account, a place of its ring, and for
 /// a reading that is not simply the next one all of them, and its rest.
@@ -17,6 +20,9 @@ impl Books {
     /// Looks ahead of the entry at `place` among those that `entry` gives.
     #[inline]
     pub(crate) fn look_ahead<'a>(&self, place: usize, entry: impl Fn(usize) -> Option<&'a Entry>) {
+        if let Some(Entry::Reading(reading)) = entry(place + PLACE) {
+            self.by_meter.get(reading.meter.0 as usize).into_iter().for_each(fetch);
+        }
         if let Some(Entry::Reading(reading)) = entry(place + METER) {
             let slot = self.newest_slot(reading.meter);
             self.meters.get(slot as usize).into_iter().for_each(fetch);
