@@ -7,7 +7,7 @@ use meter::{
 
 use crate::account::Account;
 use crate::class::Class;
-use crate::sample::Sample;
+use crate::sample::{Sample, has_other_phases};
 
 /// Values of a meter that raise an alarm when none is on: a shortcut for readings in order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -38,15 +38,12 @@ impl Thresholds {
         voltage: &[Voltage; 3],
         current: &[Current; 3],
     ) -> bool {
-        let mut is_quiet = true;
-        for (field, value) in Fields::VOLTAGE.into_iter().zip(voltage) {
-            let is_within = (self.under_mv..=self.over_mv).contains(&value.mv());
-            is_quiet &= is_within | !fields.has(field);
-        }
-        for value in current {
-            is_quiet &= value.ma() <= self.overload_ma;
-        }
-        is_quiet
+        let is_phase_quiet = |phase: usize| {
+            let is_within = (self.under_mv..=self.over_mv).contains(&voltage[phase].mv());
+            (is_within | !fields.has(Fields::VOLTAGE[phase]))
+                & (current[phase].ma() <= self.overload_ma)
+        };
+        is_phase_quiet(0) && (!has_other_phases(fields) || is_phase_quiet(1) & is_phase_quiet(2))
     }
 }
 

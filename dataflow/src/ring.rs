@@ -7,7 +7,7 @@
 use meter::{Current, Energy, Fields, Power, PowerFactor, UnixSeconds, Voltage};
 
 use crate::ahead::fetch;
-use crate::sample::Sample;
+use crate::sample::{Sample, has_other_phases};
 
 /// Recent samples of a meter that are always held.
 pub(crate) const RING: usize = 4;
@@ -100,7 +100,7 @@ impl Place {
     fn at(&self, slot: usize) -> Sample {
         let Lead { register, at, voltage, current, power, power_factor, fields, flags } =
             self.leads[slot];
-        let others = if has_others(fields) { self.others[slot] } else { Others::default() };
+        let others = if has_other_phases(fields) { self.others[slot] } else { Others::default() };
         let ([v2, v3], [a2, a3]) = (others.voltage, others.current);
         let (voltage, current) = ([voltage, v2, v3], [current, a2, a3]);
         Sample { register, at, voltage, current, power, power_factor, fields, flags }
@@ -112,16 +112,8 @@ impl Place {
         let ([voltage, v2, v3], [current, a2, a3]) = (sample.voltage, sample.current);
         self.leads[slot] =
             Lead { register, at, voltage, current, power, power_factor, fields, flags };
-        if has_others(fields) {
+        if has_other_phases(fields) {
             self.others[slot] = Others { voltage: [v2, v3], current: [a2, a3] };
         }
     }
-}
-
-/// Whether phase 2 or 3 was sent; what was not sent counts for nothing.
-#[inline]
-fn has_others(fields: Fields) -> bool {
-    let [_, v2, v3] = Fields::VOLTAGE;
-    let [_, a2, a3] = Fields::CURRENT;
-    [v2, v3, a2, a3].into_iter().any(|field| fields.has(field))
 }

@@ -95,6 +95,16 @@ impl Pair {
     }
 }
 
+/// Whether anything of phase 2 or 3 was sent; what was not sent counts for nothing.
+#[inline]
+pub(crate) const fn has_other_phases(fields: Fields) -> bool {
+    const OTHERS: Fields = Fields::VOLTAGE[1]
+        .with(Fields::VOLTAGE[2])
+        .with(Fields::CURRENT[1])
+        .with(Fields::CURRENT[2]);
+    fields.0 & OTHERS.0 != 0
+}
+
 /// The first boundary at or after `at`.
 pub(crate) const fn boundary_at_or_after(at: UnixSeconds) -> UnixSeconds {
     if at.is_boundary() { at } else { at.interval_start().plus(INTERVAL_S) }
