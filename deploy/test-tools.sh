@@ -3,6 +3,7 @@
 #   clickhouse-server  Debian's 18.16, the oldest server that the schema supports
 #   promtool           Debian's prometheus, which checks the alert rules
 #   clickhouse-connect the newest from PyPI, in .meterd/python
+#   moto               the newest from PyPI, there too: an S3 server for the archive
 # What cannot be installed is said here, and the tests say which part of them did not run.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -21,8 +22,14 @@ debian() { # command, packages
 debian clickhouse-server clickhouse-server clickhouse-common
 debian promtool prometheus
 
-if ! .meterd/python/bin/python -c 'import clickhouse_connect' 2>/dev/null; then
-  echo "installing from PyPI: clickhouse-connect"
-  { python3 -m venv .meterd/python && .meterd/python/bin/pip -q install clickhouse-connect; } ||
-    echo "not here: clickhouse-connect (needs python3 with venv); its test does not run"
-fi
+pypi() { # module, packages
+  .meterd/python/bin/python -c "import $1" 2>/dev/null && return
+  module=$1
+  shift
+  echo "installing from PyPI: $*"
+  { python3 -m venv .meterd/python && .meterd/python/bin/pip -q install "$@"; } ||
+    echo "not here: $module (needs python3 with venv); its test does not run"
+}
+
+pypi clickhouse_connect clickhouse-connect
+pypi moto.server 'moto[s3]' flask flask-cors

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use meter::UnixSeconds;
 use serde::Deserialize;
+use storage::archive::{BucketError, Location};
 use thiserror::Error;
 use toml::de::DeTable;
 use toml::{Table, Value};
@@ -157,8 +158,13 @@ pub struct Log {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Archive {
-    /// Where ended segments of the log are copied, relative to the data folder; empty for nowhere.
-    pub folder: PathBuf,
+    /// Where ended segments of the log are copied: a folder, relative to the data folder or
+    /// absolute, or `s3://bucket/prefix`; empty for nowhere.
+    pub store: String,
+    /// Address of an S3-compatible store; empty for Amazon's.
+    pub endpoint: String,
+    /// The bucket's region; empty for that of the environment.
+    pub region: String,
     /// Segments kept there, 0 for all.
     pub segments_max: u32,
 }
@@ -341,16 +347,28 @@ impl Settings {
             ),
             (self.clock.pace >= 1, "clock.pace must be at least 1"),
         ];
-        match rules.iter().find(|(holds, _)| !holds) {
-            None => Ok(()),
-            Some((_, message)) => Err(ConfigError::Value {
-                origin: origin.to_owned(),
-                message: (*message).to_owned(),
-            }),
+        let wrong = |message: String| ConfigError::Value { origin: origin.to_owned(), message };
+        if let Some((_, message)) = rules.iter().find(|(holds, _)| !holds) {
+            return Err(wrong((*message).to_owned()));
+        }
+        let archive = self.archive.location();
+        archive.map(|_| ()).map_err(|error| wrong(format!("archive: {error}")))
+    }
+}
+
+impl Archive {
+    /// The bucket that the archive lies in, `None` when it is a folder or nowhere.
+    ///
+    /// # Errors
+    /// The place or the endpoint cannot be used.
+    pub fn location(&self) -> Result<Option<Location>, BucketError> {
+        if !self.store.contains("://") {
+            return Ok(None);
         }
     }
 }
 
+        Location::parse(&self.store, &self.endpoint, &self.region).map(Some)
 /// Refuses sections and keys that the defaults do not have.
 fn check_names(text: &str, origin: &str, known: &Table) -> Result<(), ConfigError> {
     let document = DeTable::parse(text).map_err(|error| syntax(text, origin, &error))?;

@@ -16,9 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use meter::{Entry, OutboxId, Seq};
-use storage::log::{
-    Batches, Directory, Disk, Layers, WritePath, copy_segment, segment_name, segments,
-};
+use storage::log::{Batches, Directory, Layers, WritePath, copy_segment, segment_name, segments};
 use storage::registry::Audit;
 
 pub use manifest::{Listed, Manifest};
@@ -175,8 +173,7 @@ async fn copy_registry(settings: &Settings, to: &Path) -> anyhow::Result<OutboxI
 /// The first entry of the first batch from `settled` on with a change newer than `known`, else the
 /// end of time.
 fn cut_at(log: &Layers, settled: Seq, known: OutboxId) -> anyhow::Result<Seq> {
-    let tail = Tail { log, settled };
-    let mut batches = Batches::open(&tail)?;
+    let mut batches = Batches::open_from(log, settled)?;
     while let Some(batch) = batches.next() {
         let header = batch?.header;
         let mut payload = batches.payload();
@@ -189,52 +186,6 @@ fn cut_at(log: &Layers, settled: Seq, known: OutboxId) -> anyhow::Result<Seq> {
         }
     }
     Ok(Seq(u64::MAX))
-}
-
-/// A log without the segments that end below an entry.
-#[derive(Debug)]
-struct Tail<'a> {
-    log: &'a Layers,
-    settled: Seq,
-}
-
-impl Disk for Tail<'_> {
-    fn list(&self) -> std::io::Result<Vec<String>> {
-        let mut names = self.log.list()?;
-        let keep = segment_name(self.settled);
-        // Names of segments sort as their entries do; the one that holds the entry stays.
-        let held = names.iter().filter(|name| **name <= keep).max().cloned();
-        names.retain(|name| held.as_ref().is_none_or(|held| name >= held));
-        Ok(names)
-    }
-
-    fn open_read(&self, name: &str) -> std::io::Result<Box<dyn storage::log::DiskFile>> {
-        self.log.open_read(name)
-    }
-
-    fn create(&self, name: &str) -> std::io::Result<Box<dyn storage::log::DiskFile>> {
-        self.log.create(name)
-    }
-
-    fn open(&self, name: &str) -> std::io::Result<Box<dyn storage::log::DiskFile>> {
-        self.log.open(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
-        self.log.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> std::io::Result<()> {
-        self.log.remove(name)
-    }
-
-    fn sync_dir(&self) -> std::io::Result<()> {
-        self.log.sync_dir()
-    }
-
-    fn lock(&self, name: &str) -> std::io::Result<Box<dyn storage::log::DiskFile>> {
-        self.log.lock(name)
-    }
 }
 
 /// Copies the master key, readable by its owner only.

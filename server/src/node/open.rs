@@ -90,7 +90,16 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         spool: spool.progress(),
     };
     let retire = Retire::new(log.progress(), archived_at_start(settings));
-    let keeper = Keeper::open(settings, log.disk(), &retire)?;
+    let archive = archive::open(settings)?;
+    // Where no snapshot reaches what the log still has, the archive has the rest.
+    let reader = match &archive {
+        Some(archive) if next < log.first() => {
+            warn!(from = next.0, "the books are computed again from the archive; it takes longer");
+            log.read_through(Arc::new(archive.before(log.disk())), next)
+        }
+        Some(_) | None => log.read_from(next),
+    };
+    let keeper = archive.map(|archive| Keeper::new(archive, settings, log.disk(), &retire));
     let mut books = Books {
         engine,
         next,
@@ -111,14 +120,14 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         last: LastSnapshot { next, at: clock::instant() },
         effects: Effects::default(),
     };
-    books.replay(log.read_from(next))?;
+    books.replay(reader)?;
     let (windows, ticked) = (books.engine.windows(), books.ticked);
     Ok(Opened { log, books, ticked, readers, windows, sink, keeper })
 }
 
 /// With an archive nothing is given up before the archive's thread has looked.
 fn archived_at_start(settings: &Settings) -> Seq {
-    if archive::folder(settings).is_some() { Seq(0) } else { Seq(u64::MAX) }
+    if archive::is_wanted(settings) { Seq(0) } else { Seq(u64::MAX) }
 }
 
 /// The dataflow as of a snapshot.

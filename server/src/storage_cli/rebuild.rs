@@ -5,54 +5,42 @@
 //! gave to the old tables come from entries that were in the log before the exchange, so the last
 //! step has them.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use dataflow::Engine;
 use meter::{Effects, Seq};
 use storage::clickhouse::{Collector, Rebuild, Sink, Table};
-use storage::log::{Batches, Directory, WritePath};
+use storage::log::{Batches, Layers};
 use storage::registry::Registry;
 use tokio::sync::watch;
 
 use super::{Reached, say};
 use crate::config::Settings;
 use crate::node::{self, clickhouse, dimensions};
-use crate::{books, spool};
+use crate::{archive, books, spool};
 
 /// Rebuilds and prints what the tables hold.
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let folder = settings.node.data_dir.join("log");
-    ensure!(
-        folder.is_dir(),
-        "{} is not there; name the node's settings with --config",
-        folder.display()
-    );
-    let log = Directory::open(&folder, WritePath::Buffered).context("cannot open the log")?;
+    let log = archive::whole_log(settings)?;
     let registry = node::open_registry(settings).await?;
     let reached = Reached::open(settings).await?;
-    let done = rebuild(settings, &folder, &log, &registry).await;
+    let done = rebuild(settings, &log, &registry).await;
     reached.close().await;
     registry.close().await;
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn rebuild(
-    settings: &Settings,
-    folder: &Path,
-    log: &Directory,
-    registry: &Registry,
-) -> anyhow::Result<()> {
+async fn rebuild(settings: &Settings, log: &Layers, registry: &Registry) -> anyhow::Result<()> {
     let mut fill = Fill::new(settings)?;
     // The first batch shows whether the log is whole, before anything is made.
     let first = Batches::open(log)?.next().transpose()?.map(|batch| batch.header.first);
     ensure!(
         first.is_none_or(|first| first == Seq(1)),
-        "the log in {} begins at entry {}: put the archived segments before it back",
-        folder.display(),
-        first.unwrap_or(Seq(1)).0
+        "the log begins at entry {}: the entries before it are neither in the log's folder nor in \
+         the archive; name the archive with [archive] in the settings, or restore its files",
+        first.unwrap_or(Seq(1))
     );
     let beside = Rebuild::begin(clickhouse::target(settings)?).await?;
     fill.replay(log, beside.sink()).await?;
@@ -87,8 +75,8 @@ impl Fill {
     }
 
     /// Sends the rows of all entries from `self.next` to the log's end.
-    async fn replay(&mut self, log: &Directory, sink: &Sink) -> anyhow::Result<()> {
-        let mut batches = Batches::open(log)?;
+    async fn replay(&mut self, log: &Layers, sink: &Sink) -> anyhow::Result<()> {
+        let mut batches = Batches::open_from(log, self.next)?;
         while let Some(batch) = batches.next() {
             let header = batch?.header;
             if header.first < self.next {

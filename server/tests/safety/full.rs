@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use crate::place::{Serve, pause};
+use crate::place::{Serve, fast_clock, pause};
 
 const PURCHASES: usize = 50;
 
@@ -43,19 +43,6 @@ fn fill(path: &Path) -> u64 {
         written += block.len() as u64;
     }
     written
-}
-
-/// A clock that runs a thousand times too fast: the time has moved on at every tick, and each tick is
-/// a commit of its own, so that a segment is used up in seconds.
-#[expect(clippy::disallowed_methods, reason = "the clock begins at the present")]
-fn fast_clock() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let (start, anchor_ms) = (now.as_secs(), now.as_millis());
-    format!(
-        "[clock]\nsource = \"virtual\"\nstart = {start}\nanchor_ms = {anchor_ms}\npace = 1000\n\
-         end = {}\n",
-        start + 10_000_000
-    )
 }
 
 #[test]

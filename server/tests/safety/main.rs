@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "each test prints its figures")]
 
+mod archive;
 mod backup;
 mod full;
 mod kill;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -129,6 +129,19 @@ pub(crate) fn api(report: &Value) -> (SocketAddr, String) {
     (address, format!("Bearer {}", report["api"]["token"].as_str().unwrap()))
 }
 
+/// A clock that runs a thousand times too fast: the time has moved on at every tick, and each tick is
+/// a commit of its own, so that a segment is used up in seconds.
+#[expect(clippy::disallowed_methods, reason = "the clock begins at the present")]
+pub(crate) fn fast_clock() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let (start, anchor_ms) = (now.as_secs(), now.as_millis());
+    format!(
+        "[clock]\nsource = \"virtual\"\nstart = {start}\nanchor_ms = {anchor_ms}\npace = 1000\n\
+         end = {}\n",
+        start + 10_000_000
+    )
+}
+
 const VERSION: &str = r#"{"valid_from":"2026-01-01","prices":["0.5283"],"seasons":[{
     "from":"01-01","to":"12-31","workday":[{"at":"00:00","rate":1}],
     "weekend":[{"at":"00:00","rate":1}],"holiday":[{"at":"00:00","rate":1}]}]}"#;
@@ -138,6 +151,7 @@ pub(crate) struct Serve {
     folder: PathBuf,
     config: PathBuf,
     address: SocketAddr,
+    environment: Vec<(String, String)>,
     child: Child,
     runtime: tokio::runtime::Runtime,
 }
@@ -145,6 +159,15 @@ pub(crate) struct Serve {
 impl Serve {
     /// Starts one whose data lie in `data` of a folder, on a port of its own.
     pub(crate) fn start(folder: &Path, more: &str) -> Self {
+        Self::start_with(folder, more, Vec::new())
+    }
+
+    /// As [`Serve::start`], with more in the environment.
+    pub(crate) fn start_with(
+        folder: &Path,
+        more: &str,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let config = folder.join("meterd.toml");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap();
@@ -159,10 +182,16 @@ impl Serve {
         fs::write(&config, text).unwrap();
         drop(port);
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let child = spawn(&config);
-        let mut serve = Self { folder: folder.to_owned(), config, address, child, runtime };
+        let child = spawn(&config, &environment);
+        let folder = folder.to_owned();
+        let mut serve = Self { folder, config, address, environment, child, runtime };
         serve.wait_ready();
         serve
+    }
+
+    /// What the environment says from the next start on.
+    pub(crate) fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
     }
 
     /// Its settings.
@@ -178,7 +207,7 @@ impl Serve {
         }
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         method: &str,
         path: &str,
@@ -231,29 +260,34 @@ impl Serve {
         keys: &[String],
         amount: &str,
     ) -> Vec<Result<String, server::http::HttpError>> {
-        let (address, bearer) = (self.address, self.bearer());
         let body = format!("{{\"amount\":\"{amount}\"}}");
-        let call = |key: String| {
-            let (bearer, body) = (bearer.clone(), body.clone());
+        let path = "/v1/accounts/1/top-ups";
+        self.posts(keys.iter().map(|key| (path, &key[..], &body[..])))
+    }
+
+    /// Posts path, idempotency key and body, all at once; the answers in their order.
+    pub(crate) fn posts<'a>(
+        &self,
+        requests: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+    ) -> Vec<Result<String, server::http::HttpError>> {
+        let address = self.address;
+        let call = |(path, key, body): (&str, &str, &str)| {
+            let (path, key, body) = (path.to_owned(), key.to_owned(), body.to_owned());
+            let bearer = self.bearer();
             async move {
                 let headers = [
                     ("authorization", bearer.as_str()),
                     ("content-type", "application/json"),
                     ("idempotency-key", key.as_str()),
                 ];
-                let path = "/v1/accounts/1/top-ups";
-                let call = server::http::Call {
-                    method: "POST",
-                    path,
-                    headers: &headers,
-                    body: body.into(),
-                };
+                let (method, body) = ("POST", body.into());
+                let call = server::http::Call { method, path: &path, headers: &headers, body };
                 let answer = server::http::send(address, call).await?;
                 Ok(String::from_utf8(answer.to_vec()).unwrap())
             }
         };
         self.runtime.block_on(async {
-            let calls: Vec<_> = keys.iter().map(|key| tokio::spawn(call(key.clone()))).collect();
+            let calls: Vec<_> = requests.map(|request| tokio::spawn(call(request))).collect();
             let mut answers = Vec::new();
             for call in calls {
                 answers.push(call.await.unwrap());
@@ -276,13 +310,17 @@ impl Serve {
 
     /// Takes back what callers were told, as if the node had died before it was kept.
     pub(crate) fn forget_answers(&self) {
-        let file = self.folder.join("data/registry.sqlite");
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
-        self.runtime.block_on(async {
-            let mut registry = sqlx::ConnectOptions::connect(&options).await.unwrap();
-            let forget = sqlx::query("UPDATE purchase SET answer = NULL");
-            forget.execute(&mut registry).await.unwrap();
-        });
+        spoil_registry(&self.folder, "UPDATE purchase SET answer = NULL");
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// SIGKILL, now.
@@ -303,7 +341,7 @@ impl Serve {
     /// Waits for the end and starts again.
     pub(crate) fn restart(&mut self) {
         self.child.wait().unwrap();
-        self.child = spawn(&self.config);
+        self.child = spawn(&self.config, &self.environment);
         self.wait_ready();
     }
 
@@ -316,6 +354,7 @@ impl Serve {
         let output = meterd()
             .args(["verify".as_ref(), "--config".as_ref(), self.config.as_os_str()])
             .arg("--without-clickhouse")
+            .envs(self.environment.iter().cloned())
             .current_dir(&self.folder)
             .output()
             .unwrap();
@@ -325,6 +364,16 @@ impl Serve {
     }
 }
 
+/// Changes the registry of a folder's node behind its back.
+pub(crate) fn spoil_registry(folder: &Path, sql: &'static str) {
+    let file = folder.join("data/registry.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut registry = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::query(sql).execute(&mut registry).await.unwrap();
+    });
+}
+
 impl Drop for Serve {
     fn drop(&mut self) {
         drop(self.child.kill());
@@ -332,12 +381,13 @@ impl Drop for Serve {
     }
 }
 
-fn spawn(config: &Path) -> Child {
+fn spawn(config: &Path, environment: &[(String, String)]) -> Child {
     let token = config.with_extension("token");
     Command::new(env!("CARGO_BIN_EXE_meterd"))
         .args(["serve".as_ref(), "--config".as_ref(), config.as_os_str()])
         .args(["--token-file".as_ref(), token.as_os_str()])
         .env("RUST_LOG", "error")
+        .envs(environment.iter().cloned())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

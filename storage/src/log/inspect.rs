@@ -39,7 +39,17 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be listed.
     pub fn open(disk: &'a dyn Disk) -> Result<Self, Error> {
-        let firsts = list_segments(disk)?;
+        Self::open_from(disk, Seq(0))
+    }
+
+    /// Begins with the segment that holds an entry, or with the first one.
+    ///
+    /// # Errors
+    /// As [`Batches::open`].
+    pub fn open_from(disk: &'a dyn Disk, from: Seq) -> Result<Self, Error> {
+        let mut firsts = list_segments(disk)?;
+        let begun = firsts.partition_point(|first| *first <= from);
+        firsts.drain(..begun.saturating_sub(1));
         Ok(Self { disk, firsts, segment_index: 0, scan: None, payload: 0..0, torn: None })
     }
 

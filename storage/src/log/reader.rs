@@ -34,7 +34,13 @@ impl SegmentLog {
     /// the entries before it.
     #[must_use]
     pub fn read_from(&self, from: Seq) -> Reader {
-        Reader { disk: self.disk(), progress: self.progress(), scan: None, next: from }
+        self.read_through(self.disk(), from)
+    }
+
+    /// As [`SegmentLog::read_from`], on a disk that also holds what this log has given up.
+    #[must_use]
+    pub fn read_through(&self, disk: Arc<dyn Disk>, from: Seq) -> Reader {
+        Reader { disk, progress: self.progress(), scan: None, next: from }
     }
 }
 
