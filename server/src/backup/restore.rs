@@ -37,6 +37,8 @@ pub fn run(options: &Restore) -> anyhow::Result<ExitCode> {
     println!("the backup is sound: entries 1 to {}", manifest.next.saturating_sub(1));
 
     place(from, data_dir, &manifest, key.as_deref())?;
+    // An older version's backup, too, is of this version from here on.
+    runtime.block_on(storage::registry::migrate(&data_dir.join(REGISTRY)))?;
     println!("restored to {}", data_dir.display());
     if !verify {
         return Ok(ExitCode::SUCCESS);

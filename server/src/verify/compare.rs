@@ -8,7 +8,7 @@ use anyhow::Context;
 use meter::{AccountId, LedgerKind, Money, Seq, Stored};
 use storage::clickhouse::{LedgerSum, Sink};
 use storage::log::{Directory, Disk, WritePath};
-use storage::registry::{Audit, MoneyRow};
+use storage::registry::{Audit, MADE_BY_PEOPLE, MoneyRow};
 use storage::snapshot::Snapshots;
 
 use super::replay::Replayed;
@@ -171,49 +171,63 @@ pub(super) fn snapshot(replayed: &Replayed, shown: Option<&Shown>) -> Side {
     Side::of("snapshot", what, difference)
 }
 
-/// The registry: what people paid and corrected, by account.
+/// The registry: what people made, by account and kind.
 pub(super) async fn registry(settings: &Settings, replayed: &Replayed) -> anyhow::Result<Side> {
     let path = settings.node.data_dir.join("registry.sqlite");
     let mut audit = Audit::open(&path).await?;
-    let rows = audit.money(replayed.outbox).await?;
-    let difference = differs_from_registry(&replayed.tally, &rows);
-    let purchases: u64 = rows.iter().map(|row| row.purchases).sum();
-    let adjustments: u64 = rows.iter().map(|row| row.adjustments).sum();
-    let what = format!(
-        "through change {}: {} accounts, {purchases} purchases, {adjustments} adjustments",
-        replayed.outbox,
-        rows.len()
-    );
+    audit.check_version().await?;
+    let (accounts, rows) = (audit.accounts().await?, audit.money(replayed.outbox).await?);
+    let difference = differs_from_registry(&replayed.tally, &accounts, &rows);
+    let mut what = format!("through change {}: {} accounts", replayed.outbox, accounts.len());
+    for kind in MADE_BY_PEOPLE {
+        let of_kind = rows.iter().filter(|row| row.kind == kind);
+        let movements: u64 = of_kind.map(|row| row.movements).sum();
+        if movements > 0 {
+            let plural = if movements == 1 { "" } else { "s" };
+            what += &format!(", {movements} {}{plural}", kind.name().replace('_', " "));
+        }
+    }
     Ok(Side::of("registry", what, difference))
 }
 
-fn differs_from_registry(tally: &Tally, rows: &[MoneyRow]) -> Option<Difference> {
-    let known: BTreeMap<u32, &MoneyRow> = rows.iter().map(|row| (row.account, row)).collect();
-    let stranger = tally.accounts().find(|(id, _)| !known.contains_key(&id.0));
+fn differs_from_registry(tally: &Tally, accounts: &[u32], rows: &[MoneyRow]) -> Option<Difference> {
+    let stranger = tally.accounts().find(|(id, _)| accounts.binary_search(&id.0).is_err());
     if let Some((account, _)) = stranger {
         let what = "it has movements, and the registry does not know it".to_owned();
         return Some(Difference { account: Some(account), what });
     }
-    for row in rows {
-        let account = AccountId(row.account);
-        let kind = |kind| tally.account(account).map(|a| a.kind(kind)).unwrap_or_default();
-        for (kind, ours, theirs) in [
-            (LedgerKind::Purchase, kind(LedgerKind::Purchase), (row.purchases, row.paid_ticks)),
-            (
-                LedgerKind::Adjustment,
-                kind(LedgerKind::Adjustment),
-                (row.adjustments, row.adjusted_ticks),
-            ),
-        ] {
-            // People book adjustments in other ways too, which the registry keeps as acts.
-            let is_more = kind == LedgerKind::Adjustment && ours.0 > theirs.0;
-            if ours != theirs && !is_more {
-                let what = sums("the registry", kind, ours, theirs);
-                return Some(Difference { account: Some(account), what });
-            }
-        }
-    }
-    None
+    let theirs: BTreeMap<(u32, u8), (u64, i64)> = rows
+        .iter()
+        .map(|row| ((row.account, row.kind.code()), (row.movements, row.ticks)))
+        .collect();
+    differs("the registry", &sums_by_kind(tally, &MADE_BY_PEOPLE), &theirs)
+}
+
+/// Count and sum of movements by account and kind, those without one left out.
+fn sums_by_kind(tally: &Tally, kinds: &[LedgerKind]) -> BTreeMap<(u32, u8), (u64, i64)> {
+    tally
+        .accounts()
+        .flat_map(|(id, account)| {
+            kinds.iter().map(move |kind| ((id.0, kind.code()), account.kind(*kind)))
+        })
+        .filter(|(_, (count, _))| *count > 0)
+        .collect()
+}
+
+/// The first account and kind of which the log and somebody else do not say the same.
+fn differs(
+    who: &str,
+    ours: &BTreeMap<(u32, u8), (u64, i64)>,
+    theirs: &BTreeMap<(u32, u8), (u64, i64)>,
+) -> Option<Difference> {
+    let keys = ours.keys().chain(theirs.keys());
+    let key = keys.filter(|key| ours.get(key) != theirs.get(key)).min()?;
+    let [ours, theirs] = [ours, theirs].map(|side| side.get(key).copied().unwrap_or_default());
+    let what = match LedgerKind::from_code(key.1) {
+        Some(kind) => sums(who, kind, ours, theirs),
+        None => format!("a movement of the unknown kind {}", key.1),
+    };
+    Some(Difference { account: Some(AccountId(key.0)), what })
 }
 
 fn sums(who: &str, kind: LedgerKind, ours: (u64, i64), theirs: (u64, i64)) -> String {
@@ -280,22 +294,7 @@ fn differs_from_rows(tally: &Tally, rows: &[LedgerSum]) -> Option<Difference> {
         .iter()
         .map(|row| ((row.account_id, row.kind), (row.movements, row.amount_ticks)))
         .collect();
-    let ours: BTreeMap<(u32, u8), (u64, i64)> = tally
-        .accounts()
-        .flat_map(|(id, account)| {
-            let kinds = LedgerKind::ALL.iter();
-            kinds.map(move |kind| ((id.0, kind.code()), account.kind(*kind)))
-        })
-        .filter(|(_, (count, _))| *count > 0)
-        .collect();
-    let keys = ours.keys().chain(theirs.keys());
-    let key = keys.filter(|key| ours.get(key) != theirs.get(key)).min()?;
-    let [ours, theirs] = [&ours, &theirs].map(|side| side.get(key).copied().unwrap_or_default());
-    let what = match LedgerKind::from_code(key.1) {
-        Some(kind) => sums("ClickHouse", kind, ours, theirs),
-        None => format!("a movement of the unknown kind {}", key.1),
-    };
-    Some(Difference { account: Some(AccountId(key.0)), what })
+    differs("ClickHouse", &sums_by_kind(tally, &LedgerKind::ALL), &theirs)
 }
 
 #[cfg(test)]
@@ -343,16 +342,21 @@ mod tests {
 
     #[test]
     fn every_difference_to_the_registry_is_seen() {
-        let good = MoneyRow { account: 3, purchases: 1, paid_ticks: 100, ..MoneyRow::default() };
-        let idle = MoneyRow { account: 2, ..MoneyRow::default() };
-        assert_eq!(differs_from_registry(&tally(), &[idle, good]), None);
-        for bad in [
-            MoneyRow { account: 4, ..good },
-            MoneyRow { purchases: 2, ..good },
-            MoneyRow { paid_ticks: 99, ..good },
-            MoneyRow { adjustments: 1, ..good },
-        ] {
-            assert!(differs_from_registry(&tally(), &[idle, bad]).is_some(), "{bad:?}");
+        let row = |account, kind, movements, ticks| MoneyRow { account, kind, movements, ticks };
+        let bought = row(3, LedgerKind::Purchase, 1, 100);
+        let check = |accounts: &[u32], rows: &[MoneyRow], want: Option<u32>| {
+            let found = differs_from_registry(&tally(), accounts, rows);
+            let account = found.and_then(|found| found.account).map(|account| account.0);
+            assert_eq!(account, want, "{accounts:?} {rows:?}");
+        };
+        check(&[2, 3], &[bought], None);
+        check(&[2, 4], &[bought], Some(3));
+        check(&[3], &[], Some(3));
+        check(&[3], &[MoneyRow { movements: 2, ..bought }], Some(3));
+        check(&[3], &[MoneyRow { ticks: 99, ..bought }], Some(3));
+        check(&[2, 3], &[row(2, LedgerKind::Reversal, 1, -100), bought], Some(2));
+        for kind in MADE_BY_PEOPLE.into_iter().filter(|kind| *kind != LedgerKind::Purchase) {
+            check(&[3], &[bought, row(3, kind, 1, -1)], Some(3));
         }
     }
 

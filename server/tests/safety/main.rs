@@ -12,3 +12,4 @@ mod kill;
 mod outage;
 mod place;
 mod purchases;
+mod races;

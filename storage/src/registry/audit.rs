@@ -1,14 +1,17 @@
 //! The registry's file as an auditor reads it: beside a running node, changing nothing.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meter::OutboxId;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use meter::{Change, LedgerKind, OutboxId, Split};
+use sqlx::migrate::MigrateError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions as _, Row as _};
 
 use super::RegistryError;
-use super::row::{to_i64, to_u64, u32_of};
+use super::row::{json, parsed, to_i64, to_u64, u32_of};
 
 /// A registry's file, opened for reading.
 #[derive(Debug)]
@@ -17,20 +20,50 @@ pub struct Audit {
     connection: SqliteConnection,
 }
 
-/// What people paid and corrected for one account.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// Movements of one kind that people made upon an account.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MoneyRow {
     /// Account.
     pub account: u32,
-    /// Count of purchases.
-    pub purchases: u64,
-    /// What was paid for them, ticks.
-    pub paid_ticks: i64,
-    /// Count of corrections.
-    pub adjustments: u64,
+    /// What kind.
+    pub kind: LedgerKind,
+    /// How many.
+    pub movements: u64,
     /// What they come to, ticks.
-    pub adjusted_ticks: i64,
+    pub ticks: i64,
 }
+
+/// The kinds of movements that people make and the registry keeps, each on its own row there.
+pub const MADE_BY_PEOPLE: [LedgerKind; 6] = [
+    LedgerKind::Purchase,
+    LedgerKind::Reversal,
+    LedgerKind::Refund,
+    LedgerKind::FreeIssue,
+    LedgerKind::Adjustment,
+    LedgerKind::OpeningBalance,
+];
+
+/// What was paid, and what was given back of it, by the changes up to `$1`.
+const PAID: &str = "\
+    SELECT account, 'purchase' AS kind, paid AS ticks FROM purchase WHERE outbox <= $1 \
+    UNION ALL SELECT account, 'purchase', paid FROM sale WHERE kind = 'purchase' AND outbox <= $1 \
+    UNION ALL SELECT s.account, 'reversal', -s.paid FROM sale_deed d JOIN sale s ON s.id = d.sale \
+     WHERE d.deed = 'reversal' AND s.kind = 'purchase' AND d.outbox <= $1 \
+    UNION ALL SELECT s.account, 'refund', -d.amount FROM sale_deed d JOIN sale s ON s.id = d.sale \
+     WHERE d.deed = 'refund' AND d.outbox <= $1 \
+    UNION ALL SELECT account, 'adjustment', amount FROM adjustment WHERE outbox <= $1";
+
+/// What was given away, and taken back again. The amount is in the sale's lines.
+const GIVEN: &str = "\
+    SELECT account, detail, 1 FROM sale WHERE kind = 'free_issue' AND outbox <= $1 \
+    UNION ALL SELECT s.account, s.detail, -1 FROM sale_deed d JOIN sale s ON s.id = d.sale \
+     WHERE d.deed = 'reversal' AND s.kind = 'free_issue' AND d.outbox <= $1";
+
+/// What persons booked.
+const BOOKED: &str = "SELECT body FROM act WHERE kind = 'booking' AND outbox <= $1";
+
+/// Count and sum by account and code of the kind.
+type Sums = BTreeMap<(u32, u8), (u64, i64)>;
 
 impl Audit {
     /// Opens the file; it must be there.
@@ -59,6 +92,26 @@ impl Audit {
         if said == "ok" { Ok(()) } else { Err(RegistryError::Damaged(said)) }
     }
 
+    /// Whether the file is of this program's version.
+    ///
+    /// # Errors
+    /// [`RegistryError::OldSchema`], [`RegistryError::Schema`] for a later one.
+    pub async fn check_version(&mut self) -> Result<(), RegistryError> {
+        let newest: i64 = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+            .fetch_one(&mut self.connection)
+            .await?;
+        let known = super::MIGRATIONS.iter().map(|migration| migration.version).max();
+        let (path, known) = (self.path.clone(), known.unwrap_or_default());
+        match newest.cmp(&known) {
+            Ordering::Less => Err(RegistryError::OldSchema { path, found: newest, known }),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => {
+                let source = MigrateError::VersionMissing(newest);
+                Err(RegistryError::Schema { path, source })
+            }
+        }
+    }
+
     /// The newest change that was told to the log or waits for it; 0 when there is none.
     ///
     /// # Errors
@@ -81,40 +134,64 @@ impl Audit {
         oldest.map(|id| to_u64(id).map(OutboxId)).transpose()
     }
 
-    /// What was paid and corrected by the changes up to `through`, accounts ascending. Every
-    /// account has a row.
+    /// The accounts, ascending.
     ///
     /// # Errors
     /// [`RegistryError::Database`].
+    pub async fn accounts(&mut self) -> Result<Vec<u32>, RegistryError> {
+        let ids = sqlx::query("SELECT id FROM account ORDER BY id");
+        let ids = ids.fetch_all(&mut self.connection).await?;
+        ids.iter().map(|row| u32_of(row, 0)).collect()
+    }
+
+    /// What people made by the changes up to `through`, by account and kind, ascending.
+    ///
+    /// # Errors
+    /// [`RegistryError::Database`]; [`RegistryError::Damaged`] for what does not read.
     pub async fn money(&mut self, through: OutboxId) -> Result<Vec<MoneyRow>, RegistryError> {
-        let rows = sqlx::query(
-            "SELECT a.id, \
-             (SELECT COUNT(*) FROM purchase p WHERE p.account = a.id AND p.outbox <= $1) + \
-             (SELECT COUNT(*) FROM sale s WHERE s.account = a.id AND s.kind = 'purchase' \
-              AND s.outbox <= $1), \
-             (SELECT COALESCE(SUM(paid), 0) FROM purchase p \
-              WHERE p.account = a.id AND p.outbox <= $1) + \
-             (SELECT COALESCE(SUM(paid), 0) FROM sale s WHERE s.account = a.id \
-              AND s.kind = 'purchase' AND s.outbox <= $1), \
-             (SELECT COUNT(*) FROM adjustment d WHERE d.account = a.id AND d.outbox <= $1), \
-             (SELECT COALESCE(SUM(amount), 0) FROM adjustment d \
-              WHERE d.account = a.id AND d.outbox <= $1) \
-             FROM account a ORDER BY a.id",
-        )
-        .bind(to_i64(through.0)?)
-        .fetch_all(&mut self.connection)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(MoneyRow {
-                    account: u32_of(row, 0)?,
-                    purchases: to_u64(row.try_get(1)?)?,
-                    paid_ticks: row.try_get(2)?,
-                    adjustments: to_u64(row.try_get(3)?)?,
-                    adjusted_ticks: row.try_get(4)?,
-                })
-            })
-            .collect()
+        let mut sums = Sums::new();
+        let paid = format!(
+            "SELECT account, kind, COUNT(*), SUM(ticks) FROM ({PAID}) AS movements \
+             WHERE ticks <> 0 GROUP BY account, kind"
+        );
+        for row in self.rows(&paid, through).await? {
+            let name: &str = row.try_get(1)?;
+            let kind = MADE_BY_PEOPLE.into_iter().find(|kind| kind.name() == name);
+            let key = (u32_of(&row, 0)?, parsed(name, kind)?.code());
+            sums.insert(key, (to_u64(row.try_get(2)?)?, row.try_get(3)?));
+        }
+        let mut add = |account, kind: LedgerKind, ticks: i64| {
+            let sum = sums.entry((account, kind.code())).or_default();
+            if ticks != 0 {
+                *sum = (sum.0 + 1, sum.1.saturating_add(ticks));
+            }
+        };
+        for row in self.rows(GIVEN, through).await? {
+            let (split, sign): (Split, i64) = (json(row.try_get(1)?)?, row.try_get(2)?);
+            add(u32_of(&row, 0)?, LedgerKind::FreeIssue, sign * split.credit.ticks());
+        }
+        for row in self.rows(BOOKED, through).await? {
+            let text: &str = row.try_get(0)?;
+            let Change::Book(booking) = json(text)? else {
+                return Err(RegistryError::Damaged(format!("{text:?} is no booking")));
+            };
+            add(booking.account.0, booking.kind, booking.amount.ticks());
+        }
+        sums.retain(|_, (movements, _)| *movements > 0);
+        let row = |((account, code), (movements, ticks))| {
+            let kind = LedgerKind::from_code(code).expect("a known kind's own code");
+            MoneyRow { account, kind, movements, ticks }
+        };
+        Ok(sums.into_iter().map(row).collect())
+    }
+
+    async fn rows(
+        &mut self,
+        text: &str,
+        through: OutboxId,
+    ) -> Result<Vec<SqliteRow>, RegistryError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text.to_owned())).bind(to_i64(through.0)?);
+        Ok(rows.fetch_all(&mut self.connection).await?)
     }
 
     /// Writes a copy as of one instant, also while a node writes. The file must not be there.

@@ -45,6 +45,19 @@ pub enum RegistryError {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
+    /// An earlier version wrote the file, and nobody has brought it up to date.
+    #[error(
+        "registry {path} is of version {found}, this program reads {known}; start the node with this \
+         program once, which brings it up to date"
+    )]
+    OldSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The version known here.
+        known: i64,
+    },
     /// The master key is absent, wrong, or open to others.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),

@@ -39,18 +39,19 @@ mod token;
 mod token_meter;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use meter::OutboxId;
-use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
 use tokio::sync::watch;
 
 pub use account::{Account, Customer, Limits, NewAccount};
 pub use act::Act;
 pub use agent::{Agent, AgentDay, Debt};
-pub use audit::{Audit, MoneyRow};
+pub use audit::{Audit, MADE_BY_PEOPLE, MoneyRow};
 pub use campaign::{Campaign, CampaignState};
 pub use command::{CommandRoute, CommandRow, NewCommand};
 pub use device::{Device, DeviceKind, DeviceRev};
@@ -123,6 +124,24 @@ pub struct Registry {
     imports: tokio::sync::Mutex<()>,
 }
 
+/// The steps from an empty file to this version's tables. A step is never changed once released.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Brings a registry's file up to this version, without its master key.
+///
+/// # Errors
+/// [`RegistryError::Open`], [`RegistryError::Schema`].
+pub async fn migrate(path: &Path) -> Result<(), RegistryError> {
+    let options = SqliteConnectOptions::new().filename(path).foreign_keys(true);
+    let mut connection = options
+        .connect()
+        .await
+        .map_err(|source| RegistryError::Open { path: path.to_owned(), source })?;
+    let migrated = MIGRATIONS.run(&mut connection).await;
+    migrated.map_err(|source| RegistryError::Schema { path: path.to_owned(), source })?;
+    Ok(connection.close().await?)
+}
+
 impl Registry {
     /// Opens the registry, or makes it.
     ///
@@ -156,7 +175,7 @@ impl Registry {
         let running: String =
             sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&writer).await?;
         check_version(version_number(&running))?;
-        sqlx::migrate!("./migrations")
+        MIGRATIONS
             .run(&writer)
             .await
             .map_err(|source| RegistryError::Schema { path: config.path.clone(), source })?;

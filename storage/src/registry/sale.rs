@@ -194,7 +194,7 @@ impl Registry {
     ) -> Result<SaleRow, RegistryError> {
         let mut write = self.write().await?;
         let sale = write.sale(key).await?;
-        write.deed(&sale, "copy", Money::ZERO, "", actor, now).await?;
+        write.deed(&sale, ("copy", Money::ZERO, ""), actor, now).await?;
         sqlx::query("UPDATE sale SET copies = copies + 1 WHERE id = $1")
             .bind(to_i64(sale.id.0)?)
             .execute(write.sql())
@@ -244,7 +244,7 @@ impl Registry {
         write.take_back(&sale, sale.split.paid).await?;
         let tell = Sale { sale: sale.id, account: sale.account, at: now, lines };
         write.tell(Change::Sale(tell)).await?;
-        write.deed(&sale, "reversal", sale.split.paid, reason, actor, now).await?;
+        write.deed(&sale, ("reversal", sale.split.paid, reason), actor, now).await?;
         sqlx::query("UPDATE sale SET state = 'reversed' WHERE id = $1")
             .bind(to_i64(sale.id.0)?)
             .execute(write.sql())
@@ -301,7 +301,7 @@ impl Registry {
         write.take_back(&sale, amount).await?;
         let tell = Sale { sale: sale.id, account: sale.account, at: now, lines };
         write.tell(Change::Sale(tell)).await?;
-        write.deed(&sale, "refund", amount, inspection, actor, now).await?;
+        write.deed(&sale, ("refund", amount, inspection), actor, now).await?;
         let refunded = Money::from_ticks(sale.refunded.ticks() + amount.ticks());
         sqlx::query("UPDATE sale SET state = 'refunded', refunded = $1 WHERE id = $2")
             .bind(refunded.ticks())
@@ -342,18 +342,18 @@ impl super::write::Write<'_> {
         Ok(())
     }
 
+    /// Notes what was done, how much it moved and why, with the outbox row of what was told.
     async fn deed(
         &mut self,
         sale: &SaleRow,
-        deed: &str,
-        amount: Money,
-        reason: &str,
+        (deed, amount, reason): (&str, Money, &str),
         actor: u32,
         now: UnixSeconds,
     ) -> Result<(), RegistryError> {
+        let outbox = self.flush().await?.unwrap_or_default();
         sqlx::query(
-            "INSERT INTO sale_deed (sale, number, deed, amount, reason, actor, at) VALUES ($1, \
-             (SELECT COUNT(*) + 1 FROM sale_deed WHERE sale = $1), $2, $3, $4, $5, $6)",
+            "INSERT INTO sale_deed (sale, number, deed, amount, reason, actor, at, outbox) VALUES \
+             ($1, (SELECT COUNT(*) + 1 FROM sale_deed WHERE sale = $1), $2, $3, $4, $5, $6, $7)",
         )
         .bind(to_i64(sale.id.0)?)
         .bind(deed)
@@ -361,6 +361,7 @@ impl super::write::Write<'_> {
         .bind(reason)
         .bind(i64::from(actor))
         .bind(i64::from(now.0))
+        .bind(to_i64(outbox.0)?)
         .execute(self.sql())
         .await?;
         Ok(())
