@@ -22,6 +22,7 @@ use crate::clock;
 use crate::sink;
 use crate::spool::Spool;
 use crate::views::Views;
+use crate::watchdog::Pulse;
 
 /// Section of a snapshot that holds the dataflow's state.
 pub const SECTION_BOOKS: &str = "books";
@@ -110,6 +111,8 @@ pub struct Books {
     pub sunk: Arc<sink::Progress>,
     /// Gives the log up below the older snapshot.
     pub retire: Arc<Retire>,
+    /// Tells the watchdog when the dataflow is at work.
+    pub pulse: Pulse,
     /// When snapshots are due.
     pub cadence: Cadence,
     /// The last snapshot.
@@ -205,7 +208,9 @@ impl Books {
         }
         let entries = Arc::new(entries);
         self.effects.clear();
+        let busy = self.pulse.busy();
         self.engine.process(first, &entries, &mut self.effects)?;
+        drop(busy);
         self.next = Seq(first.0 + entries.len() as u64);
         self.views.apply(first, &entries, &self.effects);
         if first >= self.spool.next() {
@@ -266,7 +271,9 @@ impl Books {
         if self.next == self.last.next {
             return self.spool.sync().map_err(Into::into);
         }
+        let busy = self.pulse.busy();
         let books = self.engine.snapshot()?;
+        drop(busy);
         let views = self.views.encode();
         let mut recalls = Vec::new();
         self.unanswered.values().copied().collect::<Vec<_>>().put(&mut recalls);

@@ -175,6 +175,8 @@ pub struct Archive {
 pub struct Books {
     /// Worker threads, 0 for automatic.
     pub workers: u16,
+    /// Seconds that one batch may take before the process ends.
+    pub stuck_s_max: u32,
 }
 
 /// Which ClickHouse.
@@ -345,6 +347,7 @@ impl Settings {
                 (1..=1_000_000).contains(&self.clickhouse.block_rows_max),
                 "clickhouse.block_rows_max must be between 1 and 1000000",
             ),
+            (self.books.stuck_s_max >= 1, "books.stuck_s_max must be at least 1"),
             (self.clock.pace >= 1, "clock.pace must be at least 1"),
         ];
         let wrong = |message: String| ConfigError::Value { origin: origin.to_owned(), message };
@@ -365,10 +368,10 @@ impl Archive {
         if !self.store.contains("://") {
             return Ok(None);
         }
+        Location::parse(&self.store, &self.endpoint, &self.region).map(Some)
     }
 }
 
-        Location::parse(&self.store, &self.endpoint, &self.region).map(Some)
 /// Refuses sections and keys that the defaults do not have.
 fn check_names(text: &str, origin: &str, known: &Table) -> Result<(), ConfigError> {
     let document = DeTable::parse(text).map_err(|error| syntax(text, origin, &error))?;

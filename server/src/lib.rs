@@ -25,6 +25,7 @@ pub mod sink;
 pub mod spool;
 pub mod ticks;
 pub mod views;
+pub mod watchdog;
 
 pub mod decode;
 pub mod demo;

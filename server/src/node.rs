@@ -35,6 +35,7 @@ use crate::journal::Journal;
 use crate::ports::ShardLog;
 use crate::relay::Relayed;
 use crate::sink::Pump;
+use crate::watchdog::{Pulse, Watchdog};
 use crate::{commands, orders, recall, relay, ticks};
 
 /// Submissions that wait for the log.
@@ -158,6 +159,8 @@ struct Node {
     engine: Option<storage::engine::Supervisor>,
     stop: watch::Sender<bool>,
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
+    /// Watches over the books until they have ended.
+    watchdog: Watchdog,
 }
 
 impl Node {
@@ -169,7 +172,10 @@ impl Node {
         let (recalls, questions) = mpsc::unbounded_channel();
         let (apply, applied) = watch::channel(Seq(0));
         let (tell, told) = mpsc::unbounded_channel();
-        let outlets = open::Outlets { recalls, orders: tell, applied: apply };
+        let pulse = Pulse::default();
+        let stuck_max = Duration::from_secs(settings.books.stuck_s_max.into());
+        let watchdog = Watchdog::start(pulse.clone(), stuck_max)?;
+        let outlets = open::Outlets { recalls, orders: tell, applied: apply, pulse };
         let opened = {
             let settings = settings.clone();
             tokio::task::spawn_blocking(move || open::open(&settings, outlets)).await??
@@ -233,7 +239,7 @@ impl Node {
             now,
         };
         let web = web::start(settings, handles, stopped).await?;
-        Ok(Self { ingest, log, books, tasks, web, sink, archive, engine, stop, failures })
+        Ok(Self { ingest, log, books, tasks, web, sink, archive, engine, stop, failures, watchdog })
     }
 
     /// Says where the node listens and what the system granted.
@@ -268,6 +274,7 @@ impl Node {
         // With the last journal gone the log's inputs close, and log and books run dry.
         let (log, books) = (self.log, self.books);
         let (log, books) = tokio::task::spawn_blocking(move || (log.join(), books.join())).await?;
+        drop(self.watchdog);
         self.sink.stop().await;
         if let Some((stop, thread)) = self.archive {
             drop(stop);

@@ -24,6 +24,7 @@ use crate::cursor::{Cursor, Place};
 use crate::sink;
 use crate::spool::Spool;
 use crate::views::{Readers, Views};
+use crate::watchdog::Pulse;
 
 /// Alarms that may be on at a time.
 pub(crate) const ALARMS_MAX: usize = 1_000_000;
@@ -56,6 +57,7 @@ pub(super) struct Outlets {
     pub(super) recalls: UnboundedSender<Recall>,
     pub(super) orders: UnboundedSender<OrderRow>,
     pub(super) applied: watch::Sender<Seq>,
+    pub(super) pulse: Pulse,
 }
 
 /// Makes the data folder, with a message that names it where that fails.
@@ -113,6 +115,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
         applied: outlets.applied,
         sunk: progress,
         retire,
+        pulse: outlets.pulse,
         cadence: Cadence {
             entries: settings.node.snapshot_entries,
             age: Duration::from_secs(settings.node.snapshot_s),

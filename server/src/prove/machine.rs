@@ -22,6 +22,7 @@ use crate::node::open::{Restored, restore};
 use crate::sink;
 use crate::spool::Spool;
 use crate::views::Views;
+use crate::watchdog::Pulse;
 
 const SEGMENT: u64 = 128 << 10;
 
@@ -106,6 +107,7 @@ impl Machine {
             applied,
             sunk: Arc::clone(&sunk),
             retire: Arc::clone(&retire),
+            pulse: Pulse::default(),
             // Snapshots are taken when the story says so.
             cadence: Cadence { entries: u64::MAX, age: Duration::MAX },
             last: LastSnapshot { next, at: clock::instant() },

@@ -7,6 +7,9 @@
 
 mod archive;
 mod backup;
+#[path = "../../../dataflow/tests/support/mod.rs"]
+mod books;
+mod broken;
 mod full;
 mod kill;
 mod outage;

@@ -8,5 +8,6 @@ mod outage;
 mod proxy;
 mod pump;
 mod rebuild;
+mod refusing;
 #[path = "../../../storage/tests/clickhouse/support.rs"]
 mod support;

@@ -15,7 +15,7 @@ use crate::proxy::{Mood, Proxy};
 use crate::pump;
 use crate::support::{Server, ask};
 
-async fn reach(progress: &Progress, next: u32) {
+pub(crate) async fn reach(progress: &Progress, next: u32) {
     while progress.next() < Seq(next.into()) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

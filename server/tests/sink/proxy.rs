@@ -1,4 +1,4 @@
-//! A proxy between the sink and ClickHouse that can be slow, or not there.
+//! A proxy between the sink and ClickHouse that can be slow, not there, or blot out a word.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,13 +8,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// How it behaves, from one piece of data to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Pass,
     /// Each piece waits.
     Slow(Duration),
     /// Connections break off.
     Away,
+    /// Every copy of this word is made unreadable, such as a password.
+    Blot(String),
 }
 
 pub(crate) struct Proxy {
@@ -66,12 +68,21 @@ async fn carry(
             _ = mood.wait_for(|mood| *mood == Mood::Away) => return,
         };
         let Ok(count @ 1..) = read else { return };
-        let now = *mood.borrow();
-        if let Mood::Slow(delay) = now {
-            tokio::time::sleep(delay).await;
+        let now = mood.borrow().clone();
+        match now {
+            Mood::Slow(delay) => tokio::time::sleep(delay).await,
+            Mood::Blot(word) => blot(&mut piece[..count], word.as_bytes()),
+            Mood::Pass | Mood::Away => {}
         }
         if to.write_all(&piece[..count]).await.is_err() {
             return;
         }
+    }
+}
+
+fn blot(piece: &mut [u8], word: &[u8]) {
+    let copies: Vec<usize> = (0..piece.len()).filter(|at| piece[*at..].starts_with(word)).collect();
+    for at in copies {
+        piece[at..at + word.len()].fill(b'x');
     }
 }
