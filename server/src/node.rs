@@ -35,7 +35,7 @@ use crate::journal::Journal;
 use crate::ports::ShardLog;
 use crate::relay::Relayed;
 use crate::sink::Pump;
-use crate::watchdog::{Pulse, Watchdog};
+use crate::watchdog::Watchdog;
 use crate::{commands, orders, recall, relay, ticks};
 
 /// Submissions that wait for the log.
@@ -172,9 +172,8 @@ impl Node {
         let (recalls, questions) = mpsc::unbounded_channel();
         let (apply, applied) = watch::channel(Seq(0));
         let (tell, told) = mpsc::unbounded_channel();
-        let pulse = Pulse::default();
         let stuck_max = Duration::from_secs(settings.books.stuck_s_max.into());
-        let watchdog = Watchdog::start(pulse.clone(), stuck_max)?;
+        let (watchdog, pulse) = Watchdog::start(stuck_max)?;
         let outlets = open::Outlets { recalls, orders: tell, applied: apply, pulse };
         let opened = {
             let settings = settings.clone();

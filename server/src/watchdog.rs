@@ -70,17 +70,18 @@ impl Drop for Busy {
 }
 
 impl Watchdog {
-    /// Watches over a pulse: work that takes longer than `patience` ends the process.
+    /// Watches over the work told to the pulse: what takes longer than `patience` ends the process.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(crate) fn start(pulse: Pulse, patience: Duration) -> anyhow::Result<Self> {
-        let (stop, stopped) = bounded(0);
+    pub(crate) fn start(patience: Duration) -> anyhow::Result<(Self, Pulse)> {
+        let (pulse, (stop, stopped)) = (Pulse::default(), bounded(0));
+        let watched = pulse.clone();
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
-            .spawn(move || watch(&pulse, patience, &stopped))
+            .spawn(move || watch(&watched, patience, &stopped))
             .context("cannot start the thread \"watchdog\"")?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok((Self { stop: Some(stop), thread: Some(thread) }, pulse))
     }
 }
 
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn only_work_under_way_ages() {
-        let pulse = Pulse::default();
+        let (watchdog, pulse) = Watchdog::start(Duration::MAX).expect("a thread starts");
         assert_eq!(pulse.age(), Duration::ZERO);
         let busy = pulse.busy();
         while pulse.age() == Duration::ZERO {
@@ -123,6 +124,6 @@ mod tests {
         }
         drop(busy);
         assert_eq!(pulse.age(), Duration::ZERO);
-        drop(Watchdog::start(pulse, Duration::from_secs(3600)).expect("a thread starts"));
+        drop(watchdog);
     }
 }

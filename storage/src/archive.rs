@@ -90,10 +90,10 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Io`].
     pub fn copies(&self) -> Result<Vec<Seq>, ArchiveError> {
-        segments(self.disk.as_ref()).map_err(|error| match error {
-            log::Error::Io { source, .. } => io_error("list", "the copies")(source),
-            error => error.into(),
-        })
+        match segments(self.disk.as_ref()) {
+            Err(log::Error::Io { source, .. }) => Err(io_error("list", "the copies")(source)),
+            listed => Ok(listed?),
+        }
     }
 
     /// All entries below this are in the archive, if it holds the first entry; else the first

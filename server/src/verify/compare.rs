@@ -294,7 +294,7 @@ fn differs_from_rows(tally: &Tally, rows: &[LedgerSum]) -> Option<Difference> {
         .iter()
         .map(|row| ((row.account_id, row.kind), (row.movements, row.amount_ticks)))
         .collect();
-    differs("ClickHouse", &sums_by_kind(tally, &LedgerKind::ALL), &theirs)
+    differs("ClickHouse", &sums_by_kind(tally, LedgerKind::ALL), &theirs)
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use meter::Seq;
 use server::clock;
 use server::cursor::Cursor;
-use server::sink::Pump;
+use server::sink::{Progress, Pump};
 use server::spool::Spool;
-use storage::clickhouse::{ClickhouseConfig, Sink};
+use storage::clickhouse::{ClickhouseConfig, Sink, SinkStatus};
 use tokio::sync::watch;
 
 use crate::outage::reach;
@@ -16,26 +15,109 @@ use crate::proxy::{Mood, Proxy};
 use crate::pump;
 use crate::support::{Server, ask, client};
 
-/// What refuses, how it begins and ends, and the code of ClickHouse that it shows.
-const REFUSALS: [(&str, &str, &str, &str); 4] = [
-    (
-        "too many parts",
-        "ALTER TABLE readings MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1",
-        "ALTER TABLE readings RESET SETTING parts_to_delay_insert, parts_to_throw_insert",
-        "252",
-    ),
-    (
-        "a column is gone",
-        "ALTER TABLE readings RENAME COLUMN power_w TO power",
-        "ALTER TABLE readings RENAME COLUMN power TO power_w",
-        "16",
-    ),
-    ("a table is gone", "RENAME TABLE ledger TO hidden", "RENAME TABLE hidden TO ledger", "60"),
-    ("the password is wrong", "", "", ""),
+/// Entries appended at a time: one block.
+const STEP: u32 = 400;
+
+/// What refuses, the statements that begin and end it, and the code of ClickHouse that shows.
+struct Refusal {
+    name: &'static str,
+    begin: &'static str,
+    end: &'static str,
+    code: &'static str,
+}
+
+const REFUSALS: [Refusal; 4] = [
+    Refusal {
+        name: "too many parts",
+        begin: "ALTER TABLE readings MODIFY SETTING parts_to_delay_insert = 1, \
+                parts_to_throw_insert = 1",
+        end: "ALTER TABLE readings RESET SETTING parts_to_delay_insert, parts_to_throw_insert",
+        code: "252",
+    },
+    Refusal {
+        name: "a column is gone",
+        begin: "ALTER TABLE readings RENAME COLUMN power_w TO power",
+        end: "ALTER TABLE readings RENAME COLUMN power TO power_w",
+        code: "16",
+    },
+    Refusal {
+        name: "a table is gone",
+        begin: "RENAME TABLE ledger TO hidden",
+        end: "RENAME TABLE hidden TO ledger",
+        code: "60",
+    },
+    Refusal { name: "the password is wrong", begin: "", end: "", code: "" },
 ];
 
+/// A spool on its way to ClickHouse, through a proxy.
+struct Way {
+    proxy: Proxy,
+    password: String,
+    /// Straight to ClickHouse, to change it.
+    writer: clickhouse::Client,
+    spool: Spool,
+    /// The entry that is appended next.
+    next: u32,
+    progress: Arc<Progress>,
+    status: watch::Receiver<SinkStatus>,
+}
+
+impl Way {
+    /// Appends entries; returns the one after them.
+    fn more(&mut self) -> u32 {
+        pump::append(&mut self.spool, self.next, STEP);
+        self.next += STEP;
+        self.next
+    }
+
+    /// Has ClickHouse refuse; `false` where it cannot be made to.
+    async fn begin(&self, refusal: &Refusal) -> bool {
+        if !refusal.begin.is_empty() {
+            return self.writer.query(refusal.begin).execute().await.is_ok();
+        }
+        self.proxy.be(Mood::Blot(self.password.clone()));
+        !self.password.is_empty()
+    }
+
+    async fn end(&self, refusal: &Refusal) {
+        self.proxy.be(Mood::Pass);
+        if !refusal.end.is_empty() {
+            self.writer.query(refusal.end).execute().await.unwrap();
+        }
+    }
+
+    /// Through one refusal and out of it.
+    #[expect(clippy::print_stdout, reason = "the figures are to be seen")]
+    async fn pass(&mut self, server: &str, refusal: &Refusal) {
+        let name = refusal.name;
+        if !self.begin(refusal).await {
+            println!("{server}: {name}: cannot be tried here");
+            return;
+        }
+        let retries = self.status.borrow().retries;
+        self.more();
+        let refused = |status: &SinkStatus| {
+            status.retries >= retries + 2
+                && status.error.as_ref().is_some_and(|error| error.contains(refusal.code))
+        };
+        let said = self.status.wait_for(refused).await.unwrap().error.clone().unwrap_or_default();
+        let (held, began) = (self.progress.next(), clock::instant());
+        let end = self.more();
+        let spooled = began.elapsed();
+        assert_eq!(self.progress.next(), held, "{name}: nothing passes");
+        self.end(refusal).await;
+        let began = clock::instant();
+        reach(&self.progress, end).await;
+        assert_eq!(self.status.borrow().error, None, "{name}: the failure is past");
+        let (mended, said) = (began.elapsed(), said.chars().take(70).collect::<String>());
+        println!(
+            "F6 {server}: {name}: {STEP} entries spooled in {spooled:?} meanwhile, caught up \
+             {mended:?} after; it said: {said}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "the figures are to be seen")]
 async fn a_refusing_clickhouse_loses_nothing_and_holds_nobody_up() {
     for server in Server::all().await {
         let folder = tempfile::tempdir().unwrap();
@@ -43,74 +125,29 @@ async fn a_refusing_clickhouse_loses_nothing_and_holds_nobody_up() {
         let writer = client(&direct).with_database("refusing");
         let proxy = Proxy::start(&direct.url).await;
         let target = ClickhouseConfig { url: proxy.url.clone(), ..direct };
+        let password = target.password.clone();
         let mut spool = Spool::new(pump::open_spool(folder.path()));
         let cursor = Cursor::new(folder.path());
         let place = cursor.load().unwrap();
-        let progress = server::sink::Progress::new(place.next);
+        let progress = Progress::new(place.next);
         let reader = spool.log_mut().read_from(place.next);
         let sink_pump = Pump::new(pump::config(), cursor, place, reader, Arc::clone(&progress));
         let (stop, stopped) = watch::channel(false);
-        let password = target.password.clone();
         let sink = Sink::open(target).await.unwrap();
-        let mut status = sink.status();
+        let status = sink.status();
         let pumping = tokio::spawn(sink_pump.run(sink, stopped));
-        let mut next = 1;
-        let mut more = |count| {
-            pump::append(&mut spool, next, count);
-            next += count;
-            next
-        };
-        let end = more(400);
-        reach(&progress, end).await;
-
-        for (name, begin, end_by, code) in REFUSALS {
-            if begin.is_empty() && password.is_empty() {
-                println!("{}: {name}: cannot be tried here: there is none", server.name());
-                continue;
-            } else if begin.is_empty() {
-                proxy.be(Mood::Blot(password.clone()));
-            } else if writer.query(begin).execute().await.is_err() {
-                println!("{}: {name}: cannot be tried here", server.name());
-                continue;
-            }
-            let retries = status.borrow().retries;
-            more(400);
-            let refused = |status: &storage::clickhouse::SinkStatus| {
-                status.retries >= retries + 2
-                    && status.error.as_ref().is_some_and(|error| error.contains(code))
-            };
-            status.wait_for(refused).await.unwrap();
-            let said = status.borrow().error.clone().unwrap_or_default();
-            let held = progress.next();
-            let began = clock::instant();
-            let end = more(400);
-            let took = began.elapsed();
-            assert_eq!(progress.next(), held, "{name}: nothing passes");
-            if begin.is_empty() {
-                proxy.be(Mood::Pass);
-            } else {
-                writer.query(end_by).execute().await.unwrap();
-            }
-            let began = clock::instant();
-            reach(&progress, end).await;
-            println!(
-                "F6 {}: {name}: 400 entries spooled in {took:?} meanwhile, caught up {:?} after; \
-                 it said: {}",
-                server.name(),
-                began.elapsed(),
-                said.chars().take(120).collect::<String>()
-            );
-            assert_eq!(status.borrow().error, None, "{name}: the failure is past");
-            assert_eq!(progress.next(), Seq(end.into()));
+        let mut way = Way { proxy, password, writer, spool, next: 1, progress, status };
+        let end = way.more();
+        reach(&way.progress, end).await;
+        for refusal in &REFUSALS {
+            way.pass(server.name(), refusal).await;
         }
         stop.send_replace(true);
         pumping.await.unwrap().unwrap();
-        let rows = u64::from(next - 1);
+        let rows = u64::from(way.next - 1);
         let sum: u64 = (1..=rows).sum();
-        for (table, column, sum) in [
-            ("readings", "register_wh", sum.to_string()),
-            ("ledger", "amount_ticks", format!("-{sum}")),
-        ] {
+        let readings = ("readings", "register_wh", sum.to_string());
+        for (table, column, sum) in [readings, ("ledger", "amount_ticks", format!("-{sum}"))] {
             let sql = format!("SELECT count(), sum({column}) FROM {table} FINAL");
             let answer = ask(&server, "refusing", &sql);
             assert_eq!(answer.body, format!("{rows}\t{sum}\n"), "{} {table}", server.name());
