@@ -28,7 +28,10 @@ pub enum SnapshotError {
     #[error("not a snapshot of the books")]
     Foreign,
     /// Another version of the format.
-    #[error("snapshot has format version {found}, this program reads {VERSION}; replay the log")]
+    #[error(
+        "snapshot has format version {found}, this program reads {VERSION}; use the program that \
+         wrote it, or move snapshots/ away to compute the books again"
+    )]
     Version {
         /// The version found.
         found: u32,

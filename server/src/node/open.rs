@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use dataflow::{Engine, Windows};
+use dataflow::{Engine, EngineError, SNAPSHOT_VERSION, SnapshotError, Windows};
 use meter::{Effects, OrderRow, Recall, Seq, Stored, UnixSeconds};
 use storage::log::{self, Directory, Durability, Reader, SegmentLog, WritePath};
 use storage::snapshot::{self, Snapshots};
@@ -52,7 +52,7 @@ pub(super) struct SinkPlace {
     pub(super) spool: Arc<log::Progress>,
 }
 
-/// Where the books tell what they did.
+/// Where the books tell what they did and do.
 pub(super) struct Outlets {
     pub(super) recalls: UnboundedSender<Recall>,
     pub(super) orders: UnboundedSender<OrderRow>,
@@ -148,17 +148,26 @@ pub(crate) fn restore(
     views: &mut Views,
 ) -> anyhow::Result<Restored> {
     let config = dataflow::Config { workers };
-    let Some(loaded) = snapshots.load()? else {
+    let empty = || {
         let engine = Engine::start(&config, None)?;
         let (next, ticked) = (Seq(1), UnixSeconds::default());
-        return Ok(Restored { engine, next, ticked, unanswered: Vec::new() });
+        anyhow::Ok(Restored { engine, next, ticked, unanswered: Vec::new() })
     };
+    let Some(loaded) = snapshots.load()? else { return empty() };
     for error in &loaded.passed_over {
         warn!(%error, "a damaged snapshot is passed over; the replay is longer");
     }
     let snapshot = loaded.snapshot;
     let books = snapshot.section(SECTION_BOOKS)?;
-    let engine = Engine::start(&config, Some(&books[..]))?;
+    let engine = match Engine::start(&config, Some(&books[..])) {
+        Err(EngineError::Snapshot(SnapshotError::Version { found }))
+            if found < SNAPSHOT_VERSION =>
+        {
+            warn!(found, "an older version wrote the snapshot; the books are computed again");
+            return empty();
+        }
+        started => started?,
+    };
     views
         .restore(&snapshot.section(SECTION_VIEWS)?)
         .context("the views in the snapshot do not read; move the folder snapshots/ away")?;

@@ -4,6 +4,7 @@
 //! Invariants: nothing that is not authenticated changes state or is answered; each input counts
 //! in exactly one outcome; memory and files stay bounded.
 
+mod formats;
 mod node;
 
 use std::io::{Read, Write};

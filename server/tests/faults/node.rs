@@ -1,6 +1,7 @@
 //! A real node in a process of its own, a small fleet registered with it, and eyes on it.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
@@ -19,7 +20,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const QUARTER_S: u32 = 900;
 
 pub(crate) struct Node {
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
+    program: OsString,
+    /// Settings by the environment.
+    environment: Vec<(String, String)>,
     child: Child,
     runtime: tokio::runtime::Runtime,
     pub(crate) meters: SocketAddr,
@@ -37,6 +41,17 @@ impl Node {
     /// A node without ClickHouse, which readings do not wait for.
     pub(crate) fn start(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(folder, env!("CARGO_BIN_EXE_meterd").into(), more, Vec::new())
+    }
+
+    /// One of this program whose data lie in `data` of a folder, with its token beside them where
+    /// it is not the first start.
+    pub(crate) fn start_in(
+        folder: tempfile::TempDir,
+        program: OsString,
+        more: &str,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let (meters, api) = (free(), free());
         let settings = format!(
             "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"{meters}\"\n\
@@ -50,12 +65,26 @@ impl Node {
             .enable_all()
             .build()
             .expect("a runtime starts");
-        let child = spawn(&folder);
-        let mut node = Self { folder, child, runtime, meters, api, token: String::new() };
+        let child = spawn(&folder, &program, &environment);
+        let token = String::new();
+        let mut node = Self { folder, program, environment, child, runtime, meters, api, token };
         node.wait_ready();
         let token = fs::read_to_string(node.folder.path().join("token"));
         node.token = token.expect("the node wrote its token").trim().to_owned();
         node
+    }
+
+    /// The administrator's token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Stops the node in order.
+    pub(crate) fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let ended = self.child.wait().expect("it is our child");
+        assert!(ended.success(), "{ended}");
     }
 
     /// Kills the node without warning.
@@ -66,7 +95,7 @@ impl Node {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(&self.folder);
+        self.child = spawn(&self.folder, &self.program, &self.environment);
         self.wait_ready();
     }
 
@@ -96,7 +125,30 @@ impl Node {
         serde_json::from_slice(&answer).expect("the API answers JSON")
     }
 
-    fn json(&self, path: &str, body: &Value) -> Value {
+    pub(crate) fn top_up(&self, account: u64, key: &str, amount: &str) -> Value {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("idempotency-key", key),
+        ];
+        let path = format!("/v1/accounts/{account}/top-ups");
+        let body = json!({ "amount": amount }).to_string().into_bytes();
+        let call = Call { method: "POST", path: &path, headers: &headers, body };
+        let answer = self.runtime.block_on(send(self.api, call)).expect("the API takes it");
+        serde_json::from_slice(&answer).expect("the API answers JSON")
+    }
+
+    /// What the API answers to a question.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("authorization", bearer.as_str())];
+        let call = Call { method: "GET", path, headers: &headers, body: Vec::new() };
+        let answer = self.runtime.block_on(send(self.api, call)).expect("the API answers");
+        serde_json::from_slice(&answer).expect("the API answers JSON")
+    }
+
+    pub(crate) fn json(&self, path: &str, body: &Value) -> Value {
         self.post(path, "application/json", body.to_string().into_bytes())
     }
 
@@ -212,8 +264,9 @@ pub(crate) fn drain(socket: &UdpSocket) -> u64 {
     count
 }
 
-fn spawn(folder: &tempfile::TempDir) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_meterd"))
+fn spawn(folder: &tempfile::TempDir, program: &OsStr, environment: &[(String, String)]) -> Child {
+    Command::new(program)
+        .envs(environment.iter().cloned())
         .args([
             "serve".as_ref(),
             "--config".as_ref(),
