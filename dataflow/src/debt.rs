@@ -29,26 +29,27 @@ impl Debt {
         (self.share_bp, self.cap) = (share_bp, cap);
     }
 
-    /// What a purchase in the local month that began at `month` pays off.
+    /// What a purchase in the local month that began at `month` pays off. One of a month before the
+    /// newest, by a clock that was behind, counts in the newest: no month's cap is open twice.
     pub(crate) fn due(&self, paid: Money, month: UnixSeconds) -> Money {
         let share = share_of(paid, self.share_bp).min(self.left);
         if self.cap == Money::ZERO {
             return share;
         }
-        let recovered = if month == self.month { self.recovered.ticks() } else { 0 };
+        let recovered = if month <= self.month { self.recovered.ticks() } else { 0 };
         let open = self.cap.ticks().saturating_sub(recovered).max(0);
         share.min(Money::from_ticks(open))
     }
 
     /// A movement of the account that may pay the debt off, or take that back.
     pub(crate) fn note(&mut self, kind: LedgerKind, amount: Money, month: UnixSeconds) {
-        if kind != LedgerKind::DebtRecovery {
+        if kind != LedgerKind::DebtRecovery || amount == Money::ZERO {
             return;
         }
         let plus =
             |money: Money, ticks: i64| Money::from_ticks(money.ticks().saturating_add(ticks));
         self.left = plus(self.left, amount.ticks());
-        if month != self.month {
+        if month > self.month {
             (self.month, self.recovered) = (month, Money::ZERO);
         }
         self.recovered = plus(self.recovered, amount.ticks().saturating_neg());
@@ -85,5 +86,18 @@ mod tests {
         assert_eq!(debt.left, Money::ZERO);
         debt.note(LedgerKind::Fee, money(-5), june);
         assert_eq!(debt.left, Money::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_opens_no_cap_twice() {
+        let cap = money(40);
+        let mut debt = Debt::default();
+        debt.agree(money(1000), 10_000, cap);
+        let (may, june) = (UnixSeconds(1), UnixSeconds(2));
+        debt.note(LedgerKind::DebtRecovery, money(-40), june);
+        assert_eq!(debt.due(money(Money::TICKS_PER_CENT), may), Money::ZERO);
+        debt.note(LedgerKind::DebtRecovery, Money::ZERO, may);
+        assert_eq!(debt.due(money(Money::TICKS_PER_CENT), june), Money::ZERO);
+        assert_eq!(debt.due(money(Money::TICKS_PER_CENT), UnixSeconds(3)), cap);
     }
 }

@@ -283,9 +283,10 @@ pub(super) struct OpenDebt {
 }
 
 impl OpenDebt {
-    /// The most that may be taken in a month.
+    /// The most that may be taken in a month. One before the newest, by a clock that was behind,
+    /// counts as the newest, as in the books.
     pub(super) fn share(&self, month: &str) -> DebtShare {
-        let recovered = if self.month == month { self.recovered } else { Money::ZERO };
+        let recovered = if month <= self.month.as_str() { self.recovered } else { Money::ZERO };
         let cap = match self.cap {
             Money::ZERO => self.left,
             cap => cap.minus(recovered).unwrap_or(Money::ZERO).max(Money::ZERO),
@@ -295,7 +296,7 @@ impl OpenDebt {
 
     /// Takes note of what was recovered.
     pub(super) fn note(&mut self, recovered: Money, month: &str) {
-        if self.month != month {
+        if recovered != Money::ZERO && month > self.month.as_str() {
             (self.month, self.recovered) = (month.to_owned(), Money::ZERO);
         }
         self.left = Money::from_ticks(self.left.ticks() - recovered.ticks());
@@ -409,4 +410,24 @@ fn agent_of(row: &SqliteRow) -> Result<Agent, RegistryError> {
         credit_limit: Money::from_ticks(row.try_get(4)?),
         owed: Money::from_ticks(row.try_get(5)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same in the books: `dataflow/src/debt.rs`.
+    #[test]
+    fn a_clock_that_is_behind_opens_no_cap_twice() {
+        let money = Money::from_ticks;
+        let (left, cap) = (money(1000), money(40));
+        let (month, recovered) = (String::new(), Money::ZERO);
+        let mut debt = OpenDebt { id: 1, left, share_bp: 10_000, cap, month, recovered };
+        debt.note(money(40), "2026-06-01");
+        assert_eq!(debt.share("2026-05-01").most, Money::ZERO);
+        debt.note(Money::ZERO, "2026-07-01");
+        assert_eq!(debt.share("2026-06-01").most, Money::ZERO);
+        assert_eq!(debt.share("2026-07-01").most, cap);
+        assert_eq!(debt.left, money(960));
+    }
 }
