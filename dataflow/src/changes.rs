@@ -1,10 +1,10 @@
 //! Changes of what exists: limits, plans, meters, accounts, installations; and of money.
 
 use meter::{
-    AccountTerms, Adjustment, AlarmCode, Booking, Change, Clearance, Closing, DebtAgreement,
-    Decision, Emergency, Energy, Installation, MeterId, MeterRecord, ModeSwitch, OrderReport,
-    Outcome, Policy, Purchase, QuarantineReason, Reading, Removal, Resolution, Role, Sale, Seq,
-    Settled, SupplyTerms, TransformerId, UnixSeconds,
+    AccountId, AccountTerms, Adjustment, AlarmCode, Booking, Change, Clearance, Closing,
+    DebtAgreement, Decision, Emergency, Energy, Installation, MeterId, MeterRecord, ModeSwitch,
+    OrderReport, Outcome, Policy, Purchase, QuarantineReason, Reading, Removal, Resolution, Role,
+    Sale, Seq, Settled, SupplyTerms, TransformerId, UnixSeconds,
 };
 
 use crate::account::Account;
@@ -121,7 +121,7 @@ impl Books {
     }
 
     /// The account, made on first mention.
-    pub(crate) fn account_slot(&mut self, id: meter::AccountId) -> u32 {
+    pub(crate) fn account_slot(&mut self, id: AccountId) -> u32 {
         let index = id.0 as usize;
         if self.by_account.len() <= index {
             self.by_account.resize(index + 1, NO_ACCOUNT);
@@ -154,6 +154,9 @@ impl Books {
         if let Some(meter) = self.meters.get(before as usize) {
             self.earlier.insert((id, meter.rest.from), before);
         }
+        if account.is_some() {
+            self.settle_standing(seq, account, at);
+        }
         let mut meter = Meter::new(id, account, at);
         meter.account_slot =
             if account.is_some() { self.account_slot(account) } else { NO_ACCOUNT };
@@ -178,6 +181,21 @@ impl Books {
             self.standing_due = self.standing_due.min(account.rest.standing_due);
             self.supply_new_meter(seq, installation.account);
         }
+    }
+
+    /// Midnights of the meter before that no tick has passed yet fall due when the next meter begins
+    /// after a time without any: a later tick could not tell them from those of that time.
+    fn settle_standing(&mut self, seq: Seq, id: AccountId, at: UnixSeconds) {
+        let slot = self.account_slot(id);
+        let account = &mut self.accounts[slot as usize];
+        let ended = account.rest.active_to;
+        if at <= ended || account.rest.standing_due >= ended {
+            return;
+        }
+        let rates = &self.reference.rates[usize::from(account.rates)];
+        let rules = (rates, self.reference.policy.horizon_s);
+        account.standing(ended.minus(1), rules, seq, &mut self.out.effects);
+        self.stand_account(id, at, seq);
     }
 
     /// A meter that is installed anew no longer serves where it did.

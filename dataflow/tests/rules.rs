@@ -647,3 +647,36 @@ fn a_midnight_before_a_replacement_is_charged_by_a_tick_after_it() {
     node.tick(START + 3 * 86_400 - 1);
     assert_eq!(charged(&node), -21);
 }
+
+/// The same with days between: those of the meter before are charged, those without a meter not.
+#[test]
+fn midnights_before_a_time_without_a_meter_are_charged() {
+    const DAY: u32 = 86_400;
+    // When the ticks went on, beside the removal on day 2 and the installation on day 5.
+    for ticked in [START + 10, START + DAY + 10, START + 3 * DAY, START + 5 * DAY] {
+        let mut node = Node::start(1);
+        let mut plan = version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0)]);
+        plan.standing_per_day = Money::from_ticks(7);
+        node.change(vec![
+            Change::Tariff(plan),
+            Change::Meter(record(1)),
+            Change::Meter(record(2)),
+            Change::Account(terms(1, "UTC")),
+            install(1, START, Some(1000)),
+        ]);
+        node.tick(ticked);
+        let at = UnixSeconds(START + 2 * DAY + 3600);
+        let (meter, account, start) = (MeterId(2), AccountId(1), Some(Energy::from_wh(5)));
+        let anew = UnixSeconds(START + 5 * DAY + 3600);
+        node.change(vec![
+            Change::Remove(Removal { meter: MeterId(1), at, end: Energy::from_wh(1000) }),
+            Change::Install(Installation { meter, account, at: anew, start }),
+        ]);
+        node.tick(START + 7 * DAY + 60);
+        let sums = node.end().sums;
+        let charged = sums.get(&(AccountId(1), LedgerKind::StandingDay)).copied();
+        // Days 0, 1, 2, and 6, 7; where ticks were past the removal, day 3 or 5 as well.
+        let late = ticked.saturating_sub(START + 2 * DAY) / DAY;
+        assert_eq!(charged, Some(-7 * (5 + i64::from(late))), "ticked {}", ticked - START);
+    }
+}
