@@ -17,7 +17,7 @@ test: lib ## format, lints, tests, docs: the same in CI
 	sh deploy/test-tools.sh
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) build --locked -p storage --examples
+	$(CARGO) build --locked --workspace --examples
 	$$(command -v clickhouse-server >/dev/null && echo env METERD_TEST_CLICKHOUSE_OLD=1) \
 	  $(CARGO) test --workspace --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::simulated::{self, Simulated};
 use crate::{memory, restart, tcp};
 
+/// A figure that a busy moment spoils is the median of so many runs.
+const RUNS: usize = 5;
+
 type Row = Result<Value, Box<dyn Error>>;
 
 /// How big the benches are.
@@ -66,11 +69,18 @@ pub fn of_a_node(size: Size, say: &dyn Fn(&str)) -> Result<Vec<Value>, Box<dyn E
 fn tcp_gateway(size: Size) -> Row {
     let load =
         size.of(tcp::Load { gateways: 3125, frames: 20 }, tcp::Load { gateways: 125, frames: 20 });
-    let report = tcp::run(load, &fresh("target/bench-tcp-log")?)?;
+    let mut reports = Vec::new();
+    for _ in 0..RUNS {
+        reports.push(tcp::run(load, &fresh("target/bench-tcp-log")?)?);
+    }
+    let lost: u64 = reports.iter().map(|report| report.lost).sum();
+    reports.sort_by(|one, other| one.ratio().total_cmp(&other.ratio()));
+    let report = reports[RUNS / 2];
     Ok(json!({
         "name": "tcp_gateway", "value": report.node_per_s, "unit": "readings/s",
-        "limit": "bare mio reader of the same bytes", "ratio": report.ratio(),
-        "must": 0.3, "aim": 0.55, "runs": 1, "lost": report.lost,
+        "limit": format!("bare mio reader of the same bytes, {}/s", report.bare_per_s),
+        "ratio": report.ratio(), "must": 0.3, "aim": 0.55, "runs": RUNS, "lost": lost,
+        "least": reports[0].ratio(), "greatest": reports[RUNS - 1].ratio(),
     }))
 }
 
