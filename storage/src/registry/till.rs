@@ -322,14 +322,10 @@ impl Batch {
         if tokens.is_empty() {
             return Ok(());
         }
-        let count = tokens.len() as u64;
-        let first = write.advance("issued_token", count).await? - count + 1;
-        let rows: Vec<_> = (first..).zip(tokens).collect();
-        let head = "INSERT INTO issued_token (id, meter, sale, kind, base_year, tid, digits, \
-             actor, at) ";
-        many::write(write.sql(), (head, ""), &rows, |values, (id, (index, row, token))| {
+        let head =
+            "INSERT INTO issued_token (meter, sale, kind, base_year, tid, digits, actor, at) ";
+        many::write(write.sql(), (head, ""), &tokens, |values, (index, row, token)| {
             values
-                .push_bind(*id as i64)
                 .push_bind(row.meter.map(|meter| i64::from(meter.0)))
                 .push_bind(row.id.0 as i64)
                 .push_bind(token.kind.clone())
@@ -347,14 +343,12 @@ impl Batch {
         let accounts = || touched.iter().filter_map(|id| Some((id, self.shelf.accounts.get(id)?)));
         let meters = accounts().filter_map(|(_, a)| a.meter_before.as_ref().zip(a.meter.as_ref()));
         // Nearly always the identifier alone has moved on.
-        let (moved, changed): (Vec<_>, Vec<_>) = meters.partition(|(before, meter)| {
-            **before == TokenMeter { last_tid: before.last_tid, ..(*meter).clone() }
-        });
-        let moved: Vec<_> =
-            moved.into_iter().map(|(_, meter)| (meter.meter, meter.last_tid)).collect();
-        write.put_last_tids(&moved).await?;
-        let changed: Vec<TokenMeter> =
-            changed.into_iter().map(|(_, meter)| meter.clone()).collect();
+        let changed: Vec<TokenMeter> = meters
+            .filter(|(before, meter)| {
+                **before != TokenMeter { last_tid: before.last_tid, ..(*meter).clone() }
+            })
+            .map(|(_, meter)| meter.clone())
+            .collect();
         write.put_token_meters(&changed).await?;
         let bought: Vec<(u32, &String, u64)> = accounts()
             .flat_map(|(id, account)| {

@@ -48,7 +48,7 @@ pub struct TokenMeter {
     pub base_year: u16,
     /// The key it is to hold: with the next sale it gets the change first.
     pub to: KeySetting,
-    /// The last identifier it was given under this base year.
+    /// The last identifier it was given under this base year; it follows from its tokens.
     pub last_tid: Option<u32>,
     /// How its tokens come to it.
     pub entry: TokenEntry,
@@ -115,8 +115,11 @@ pub struct CensusRow {
     pub to_change: u64,
 }
 
+/// The last identifier is that of the last token, so that there is nothing to keep in step.
 pub(super) const METER_COLUMNS: &str = "SELECT meter, pan, scheme, ea, sgc, kt, krn, ti, ken, \
-     base_year, to_sgc, to_kt, to_krn, to_ti, last_tid, entry FROM token_meter ";
+     base_year, to_sgc, to_kt, to_krn, to_ti, (SELECT MAX(tid) FROM issued_token i \
+     WHERE i.meter = token_meter.meter AND i.base_year = token_meter.base_year \
+     AND i.tid IS NOT NULL), entry FROM token_meter ";
 
 const ORDER_COLUMNS: &str = "SELECT id, meter, action, reason, work_order, state, ordered_by, \
      ordered_at, decided_by, digits FROM token_order ";
@@ -142,16 +145,7 @@ impl Registry {
             .fetch_optional(write.sql())
             .await?;
         known.ok_or_else(|| Refusal::not_found("meter", new.meter))?;
-        let last: Option<i64> = sqlx::query_scalar(
-            "SELECT MAX(tid) FROM issued_token WHERE meter = $1 AND base_year = $2",
-        )
-        .bind(i64::from(new.meter.0))
-        .bind(i64::from(new.base_year))
-        .fetch_one(write.sql())
-        .await?;
-        let last_tid = last.and_then(|last| u32::try_from(last).ok());
-        let meter = TokenMeter { last_tid, ..new.clone() };
-        write.put_token_meters(std::slice::from_ref(&meter)).await.map_err(|error| {
+        write.put_token_meters(std::slice::from_ref(new)).await.map_err(|error| {
             if let RegistryError::Database(cause) = &error
                 && is_taken(cause)
             {
@@ -160,8 +154,9 @@ impl Registry {
             }
             error
         })?;
+        let meter = write.token_meter(new.meter).await?;
         write.commit().await?;
-        Ok(meter)
+        Ok(meter.expect("it was written before"))
     }
 
     /// The token settings of a meter.
@@ -367,7 +362,7 @@ impl Write<'_> {
         }
         let mut query = QueryBuilder::<Sqlite>::new(
             "INSERT INTO token_meter (meter, pan, scheme, ea, sgc, kt, krn, ti, ken, base_year, \
-             to_sgc, to_kt, to_krn, to_ti, last_tid, entry) ",
+             to_sgc, to_kt, to_krn, to_ti, entry) ",
         );
         query.push_values(meters, |mut values, meter| {
             values
@@ -382,33 +377,15 @@ impl Write<'_> {
             let KeySetting { sgc, kt, krn, ti } = meter.to;
             values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
             values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
-            values.push_bind(meter.last_tid.map(i64::from)).push_bind(meter.entry.name());
+            values.push_bind(meter.entry.name());
         });
         query.push(
             " ON CONFLICT (meter) DO UPDATE SET pan = excluded.pan, scheme = excluded.scheme, \
              ea = excluded.ea, sgc = excluded.sgc, kt = excluded.kt, krn = excluded.krn, \
              ti = excluded.ti, ken = excluded.ken, base_year = excluded.base_year, \
              to_sgc = excluded.to_sgc, to_kt = excluded.to_kt, to_krn = excluded.to_krn, \
-             to_ti = excluded.to_ti, last_tid = excluded.last_tid, entry = excluded.entry",
+             to_ti = excluded.to_ti, entry = excluded.entry",
         );
-        query.build().execute(self.sql()).await?;
-        Ok(())
-    }
-
-    /// Writes the last identifiers of known meters.
-    pub(super) async fn put_last_tids(
-        &mut self,
-        meters: &[(MeterId, Option<u32>)],
-    ) -> Result<(), RegistryError> {
-        if meters.is_empty() {
-            return Ok(());
-        }
-        let mut query =
-            QueryBuilder::<Sqlite>::new("UPDATE token_meter SET last_tid = moved.column2 FROM (");
-        query.push_values(meters, |mut values, (meter, last_tid)| {
-            values.push_bind(i64::from(meter.0)).push_bind(last_tid.map(i64::from));
-        });
-        query.push(") AS moved WHERE meter = moved.column1");
         query.build().execute(self.sql()).await?;
         Ok(())
     }
@@ -420,12 +397,10 @@ impl Write<'_> {
         actor: u32,
         now: UnixSeconds,
     ) -> Result<(), RegistryError> {
-        let id = self.advance("issued_token", 1).await?;
         sqlx::query(
-            "INSERT INTO issued_token (id, meter, sale, kind, base_year, tid, digits, actor, at) \
-             VALUES ($1, $2, NULL, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO issued_token (meter, sale, kind, base_year, tid, digits, actor, at) \
+             VALUES ($1, NULL, $2, $3, $4, $5, $6, $7)",
         )
-        .bind(to_i64(id)?)
         .bind(nullable(meter.0))
         .bind(&token.kind)
         .bind(i64::from(token.base_year))
