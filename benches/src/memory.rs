@@ -47,12 +47,12 @@ pub fn per_meter(least: u32, most: u32) -> io::Result<f64> {
     tariff.plan = PlanId(1);
     books.change(vec![Change::Tariff(tariff)]);
     let mut resident = Vec::new();
-    let mut known = 0;
+    let (mut known, template) = (0, template());
     for count in [least, most] {
         for first in (known + 1..=count).step_by(BATCH as usize) {
             let numbers = first..=(first + BATCH - 1).min(count);
             for number in numbers.clone() {
-                directory.register(&registration(number, template())).expect("there is room");
+                directory.register(&registration(number, template)).expect("there is room");
             }
             books.change(numbers.clone().flat_map(changes).collect());
             for round in 0..ROUNDS {
