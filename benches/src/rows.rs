@@ -46,11 +46,12 @@ impl Size {
 /// # Errors
 /// A bench could not run, or its result was wrong.
 pub fn of_a_node(size: Size, say: &dyn Fn(&str)) -> Result<Vec<Value>, Box<dyn Error>> {
+    // Connections before the fleets: what those leave free would hold the connections.
     let benches: [fn(Size) -> Row; 8] = [
         tcp_gateway,
+        per_connection,
         per_virtual_meter,
         per_meter,
-        per_connection,
         idle,
         aligned,
         freshness,
