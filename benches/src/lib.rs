@@ -4,6 +4,7 @@
 //! when a result is wrong.
 
 mod engines;
+mod logs;
 pub mod memory;
 pub mod questions;
 pub mod restart;

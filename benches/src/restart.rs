@@ -17,9 +17,10 @@ use loadgen::fleet::{Fleet, Shape, Span, Spec, plan_code};
 use loadgen::{Retry, Seed, World};
 use meter::{Entry, Fields, MeterId, Reading, UnixSeconds};
 use serde_json::json;
-use storage::log::{Config, Directory, Durability, NewBatch, SegmentLog, Urgency, WritePath};
+use storage::log::{Directory, Durability, WritePath};
 use tokio::runtime::Runtime;
 
+use crate::logs::{self, BATCH};
 use crate::simulated::Serving;
 use crate::vend::{self, Shop};
 
@@ -28,8 +29,6 @@ const START: UnixSeconds = UnixSeconds(1_793_577_600);
 const PERIOD_S: u32 = 900;
 /// Readings of each meter in the tail.
 const ROUNDS: u32 = 10;
-/// Entries of a batch, as the writer groups them under load.
-const BATCH: usize = 4096;
 /// A node that has not come up by then is at fault.
 const SERVING_MAX: Duration = Duration::from_secs(600);
 
@@ -107,25 +106,13 @@ async fn register(
 /// Writes the consumers' readings behind what the node has written; returns how many.
 fn append(fleet: &Fleet, world: &World, log: &Path) -> Result<u64, Box<dyn Error>> {
     let disk = Directory::open(log, WritePath::Buffered)?;
-    let config = Config {
-        segment_size_bytes: 64 << 20,
-        reserve_segments: 0,
-        spares_max: 1,
-        durability: Durability::Lazy,
-        node: 1,
-        epoch: 1,
-    };
-    let (mut log, _) = SegmentLog::open(Arc::new(disk), config, 1)?;
+    let mut log = logs::open(Arc::new(disk), Durability::Lazy)?;
     let mut tail = 0;
     for round in 1..=ROUNDS {
         let at = START.plus(round * PERIOD_S);
         for entries in readings(fleet, world, at).chunks(BATCH) {
-            let mut payload = Vec::new();
-            entries.iter().for_each(|entry| entry.encode(&mut payload));
-            let (count, urgency) = (u32::try_from(entries.len())?, Urgency::Routine);
-            log.append(NewBatch { count, payload: &payload, kind: 1, slot_group: 0, urgency })?;
-            log.commit()?;
-            tail += u64::from(count);
+            logs::append(&mut log, entries)?;
+            tail += u64::try_from(entries.len())?;
         }
     }
     log.sync()?;

@@ -20,9 +20,7 @@ use server::cursor::Cursor;
 use server::sink::{Config, Progress, Pump};
 use server::spool::Spool;
 use storage::clickhouse::{Batch, ClickhouseConfig, Collector, Sink};
-use storage::log::{
-    Config as LogConfig, Directory, Durability, NewBatch, SegmentLog, Urgency, WritePath,
-};
+use storage::log::{Directory, Durability, SegmentLog, WritePath};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -30,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::engines::Fleet;
 use crate::engines::support::Server;
+use crate::logs;
 
 /// 2026-05-01T00:00:00Z: all rows of a run lie in one month.
 const START: UnixSeconds = UnixSeconds(1_777_593_600);
@@ -69,15 +68,7 @@ pub fn run(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
 
 fn log(folder: &Path, durability: Durability) -> Result<SegmentLog, Box<dyn Error>> {
     let disk = Directory::open(folder, WritePath::Buffered)?;
-    let config = LogConfig {
-        segment_size_bytes: 64 << 20,
-        reserve_segments: 0,
-        spares_max: 2,
-        durability,
-        node: 1,
-        epoch: 1,
-    };
-    Ok(SegmentLog::open(Arc::new(disk), config, 0)?.0)
+    logs::open(Arc::new(disk), durability)
 }
 
 /// Sink ÷ bare, medians of runs that take turns.
@@ -273,19 +264,8 @@ impl Committing {
             let mut due = began;
             while !is_over(due) {
                 let (first, entries, effects) = self.fleet.group(GROUP_READINGS);
-                let mut payload = Vec::new();
-                entries.iter().for_each(|entry| entry.encode(&mut payload));
-                let count = entries.len() as u32;
-                let batch = NewBatch {
-                    count,
-                    payload: &payload,
-                    kind: 1,
-                    slot_group: 0,
-                    urgency: Urgency::Routine,
-                };
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                self.log.append(batch).map_err(|error| error.to_string())?;
-                self.log.commit().map_err(|error| error.to_string())?;
+                logs::append(&mut self.log, &entries).map_err(|error| error.to_string())?;
                 times.saturating_record(due.elapsed().as_micros() as u64);
                 self.spool.append(first, &entries, &effects).map_err(|error| error.to_string())?;
                 due += GROUP;

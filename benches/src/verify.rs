@@ -7,12 +7,11 @@ use std::time::Instant;
 
 use meter::Entry;
 use server::verify::{Look, replay};
-use storage::log::{Config, Directory, Disk, Durability, NewBatch, SegmentLog, Urgency, WritePath};
+use storage::log::{Directory, Disk, Durability, WritePath};
 
+use crate::logs::{self, BATCH};
 use crate::w1;
 
-/// Entries of a batch, as the writer groups them under load.
-const BATCH: usize = 4096;
 /// Each figure is the median of so many runs.
 const RUNS: usize = 3;
 
@@ -51,28 +50,13 @@ pub fn run(readings: usize, folder: &Path) -> Result<Figure, Box<dyn std::error:
 }
 
 fn write(disk: &Arc<dyn Disk>, readings: usize) -> Result<u64, Box<dyn std::error::Error>> {
-    let config = Config {
-        segment_size_bytes: 64 << 20,
-        reserve_segments: 0,
-        spares_max: 1,
-        durability: Durability::Lazy,
-        node: 1,
-        epoch: 1,
-    };
-    let (mut log, _) = SegmentLog::open(Arc::clone(disk), config, 1)?;
-    let mut append = |entries: &[Entry]| {
-        let mut payload = Vec::new();
-        entries.iter().for_each(|entry| entry.encode(&mut payload));
-        let (count, urgency) = (entries.len() as u32, Urgency::Routine);
-        log.append(NewBatch { count, payload: &payload, kind: 1, slot_group: 0, urgency })?;
-        log.commit().map(|next| next.0 - 1)
-    };
-    let mut last = append(&w1::register())?;
+    let mut log = logs::open(Arc::clone(disk), Durability::Lazy)?;
+    let mut last = logs::append(&mut log, &w1::register())?;
     for records in w1::stream(readings, w1::Order::ById).chunks(BATCH) {
         let entries: Vec<Entry> =
             records.iter().map(|record| Entry::Reading(w1::reading(record))).collect();
-        last = append(&entries)?;
+        last = logs::append(&mut log, &entries)?;
     }
     log.sync()?;
-    Ok(last)
+    Ok(last.0)
 }

@@ -615,10 +615,8 @@ fn a_batch_out_of_place_is_refused() {
     assert!(node.engine.process(Seq(node.next), &entries, &mut effects).is_ok());
 }
 
-/// A disk that is full keeps ticks out of the log, and a replacement in: the midnight before it is
-/// still charged, by the tick that comes after.
-#[test]
-fn a_midnight_before_a_replacement_is_charged_by_a_tick_after_it() {
+/// Meter 1 serves an account that pays 7 ticks a day; meter 2 waits.
+fn with_a_spare_meter() -> Node {
     let mut node = Node::start(1);
     let mut plan = version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0)]);
     plan.standing_per_day = Money::from_ticks(7);
@@ -629,6 +627,14 @@ fn a_midnight_before_a_replacement_is_charged_by_a_tick_after_it() {
         Change::Account(terms(1, "UTC")),
         install(1, START, Some(1000)),
     ]);
+    node
+}
+
+/// A disk that is full keeps ticks out of the log, and a replacement in: the midnight before it is
+/// still charged, by the tick that comes after.
+#[test]
+fn a_midnight_before_a_replacement_is_charged_by_a_tick_after_it() {
+    let mut node = with_a_spare_meter();
     let charged = |node: &Node| {
         let sums = node.end().sums;
         sums.get(&(AccountId(1), LedgerKind::StandingDay)).copied().unwrap_or(0)
@@ -654,16 +660,7 @@ fn midnights_before_a_time_without_a_meter_are_charged() {
     const DAY: u32 = 86_400;
     // When the ticks went on, beside the removal on day 2 and the installation on day 5.
     for ticked in [START + 10, START + DAY + 10, START + 3 * DAY, START + 5 * DAY] {
-        let mut node = Node::start(1);
-        let mut plan = version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0)]);
-        plan.standing_per_day = Money::from_ticks(7);
-        node.change(vec![
-            Change::Tariff(plan),
-            Change::Meter(record(1)),
-            Change::Meter(record(2)),
-            Change::Account(terms(1, "UTC")),
-            install(1, START, Some(1000)),
-        ]);
+        let mut node = with_a_spare_meter();
         node.tick(ticked);
         let at = UnixSeconds(START + 2 * DAY + 3600);
         let (meter, account, start) = (MeterId(2), AccountId(1), Some(Energy::from_wh(5)));

@@ -1,8 +1,9 @@
 //! The till: many sales in one transaction, so that one sync makes all of them durable.
 //!
-//! Everything that the sales touch is read first, with one question a table; the sales are then
-//! worked out one after another in memory, and what they made is written with one statement a
-//! table. A sale that breaks a rule leaves no trace and does not disturb the others.
+//! What the sales touch and the till does not know yet (module `shelf`) is read first, with one
+//! question a table; the sales are then worked out one after another in memory, and what they made
+//! is written with few statements a table. A sale that breaks a rule leaves no trace and does not
+//! disturb the others.
 //!
 //! **Invariant:** a key names one sale for ever; the identifier of a token is committed with the
 //! token and never given out again; lines, tokens and outbox row of a sale are all there or absent.
