@@ -1,7 +1,7 @@
 //! What an account owes apart from its balance: arrears that purchases pay off in part, and
 //! emergency credit that the next purchases pay back in full.
 
-use meter::{LedgerKind, Money, UnixSeconds};
+use meter::{Money, UnixSeconds};
 
 use crate::account::share_of;
 use crate::snapshot::layout;
@@ -41,18 +41,20 @@ impl Debt {
         share.min(Money::from_ticks(open))
     }
 
-    /// A movement of the account that may pay the debt off, or take that back.
-    pub(crate) fn note(&mut self, kind: LedgerKind, amount: Money, month: UnixSeconds) {
-        if kind != LedgerKind::DebtRecovery || amount == Money::ZERO {
+    /// So much is paid off by a purchase of the local month that began at `month`; less than nothing
+    /// where such a purchase is taken back: its own month may recover it again, and no other.
+    pub(crate) fn recover(&mut self, amount: Money, month: UnixSeconds) {
+        if amount == Money::ZERO {
             return;
         }
-        let plus =
-            |money: Money, ticks: i64| Money::from_ticks(money.ticks().saturating_add(ticks));
-        self.left = plus(self.left, amount.ticks());
-        if month > self.month {
+        self.left = Money::from_ticks(self.left.ticks().saturating_sub(amount.ticks()));
+        if month > self.month && amount > Money::ZERO {
             (self.month, self.recovered) = (month, Money::ZERO);
         }
-        self.recovered = plus(self.recovered, amount.ticks().saturating_neg());
+        if month == self.month || amount > Money::ZERO {
+            let recovered = self.recovered.ticks().saturating_add(amount.ticks());
+            self.recovered = Money::from_ticks(recovered);
+        }
     }
 }
 
@@ -73,18 +75,19 @@ mod tests {
         let pay = |debt: &mut Debt, paid, month, want| {
             let due = debt.due(money(paid * cent), month);
             assert_eq!(due, money(want * cent), "paid={paid} {debt:?}");
-            debt.note(LedgerKind::DebtRecovery, money(-due.ticks()), month);
+            debt.recover(due, month);
         };
         pay(&mut debt, 100, may, 25);
         pay(&mut debt, 100, may, 15);
         pay(&mut debt, 100, may, 0);
         pay(&mut debt, 400, june, 40);
-        // A reversal gives back, and the month may recover it again.
-        debt.note(LedgerKind::DebtRecovery, money(10 * cent), june);
+        // A reversal gives back, and its month may recover it again; no other month may take more.
+        debt.recover(money(-10 * cent), may);
+        pay(&mut debt, 400, june, 0);
+        debt.left = money(20 * cent);
+        debt.recover(money(-10 * cent), june);
         pay(&mut debt, 400, june, 10);
         pay(&mut debt, 400, UnixSeconds(3), 20);
-        assert_eq!(debt.left, Money::ZERO);
-        debt.note(LedgerKind::Fee, money(-5), june);
         assert_eq!(debt.left, Money::ZERO);
     }
 
@@ -94,9 +97,9 @@ mod tests {
         let mut debt = Debt::default();
         debt.agree(money(1000), 10_000, cap);
         let (may, june) = (UnixSeconds(1), UnixSeconds(2));
-        debt.note(LedgerKind::DebtRecovery, money(-40), june);
+        debt.recover(money(40), june);
         assert_eq!(debt.due(money(Money::TICKS_PER_CENT), may), Money::ZERO);
-        debt.note(LedgerKind::DebtRecovery, Money::ZERO, may);
+        debt.recover(Money::ZERO, may);
         assert_eq!(debt.due(money(Money::TICKS_PER_CENT), june), Money::ZERO);
         assert_eq!(debt.due(money(Money::TICKS_PER_CENT), UnixSeconds(3)), cap);
     }

@@ -39,6 +39,7 @@ mod charge;
 mod debt;
 mod money;
 mod rates;
+mod receipts;
 
 mod orders;
 mod supply;

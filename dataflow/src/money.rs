@@ -3,7 +3,7 @@
 
 use meter::{
     AccountId, Adjustment, BalanceRow, Booking, Cause, DebtAgreement, Emergency, LedgerKind, Money,
-    Purchase, Replacement, Sale, SaleLine, Seq, UnixSeconds,
+    Purchase, PurchaseId, Replacement, Sale, SaleLine, Seq, UnixSeconds,
 };
 
 use crate::account::Movement;
@@ -28,13 +28,13 @@ impl Books {
         let rates = &self.reference.rates[usize::from(account.rates)];
         let left = account.purchase(purchase, recovered, rates, seq, &mut self.out.effects);
         if let Some(supply) = self.supply.get_mut(&id) {
-            let amount = Money::from_ticks(recovered.ticks().saturating_neg());
-            supply.debt.note(LedgerKind::DebtRecovery, amount, month);
+            supply.debt.recover(recovered, month);
         }
-        self.came_in(seq, (id, at), left, Cause::Purchase(purchase.purchase.0));
+        let has_debt = recovered != Money::ZERO;
+        self.came_in(seq, (id, at, month), (purchase.purchase, left, has_debt));
     }
 
-    /// The lines of a receipt, as they are; what is left of them came in.
+    /// The lines of a receipt, as they are; what is left of them came in, or is taken back.
     pub(crate) fn sale(&mut self, seq: Seq, sale: &Sale) {
         let (account, at, cause) = (sale.account, sale.at, Cause::Purchase(sale.sale.0));
         let month = self.month(account, at);
@@ -42,18 +42,30 @@ impl Books {
         for SaleLine { kind, amount } in sale.lines.iter().copied() {
             self.enter(Movement { account, kind, amount, at, cause }, seq);
             left = left.saturating_add(amount.ticks());
-            if let Some(supply) = self.supply.get_mut(&account) {
-                supply.debt.note(kind, amount, month);
-            }
         }
-        self.came_in(seq, (account, at), Money::from_ticks(left), cause);
+        let recovered = sale.lines.iter().find(|line| line.kind == LedgerKind::DebtRecovery);
+        let recovered = recovered.map_or(0, |line| line.amount.ticks().saturating_neg());
+        if let Some(supply) = self.supply.get_mut(&account) {
+            let taken_in = supply.receipts.month_of(sale.sale).unwrap_or(month);
+            supply.debt.recover(Money::from_ticks(recovered), taken_in);
+        }
+        let left = Money::from_ticks(left);
+        self.came_in(seq, (account, at, month), (sale.sale, left, recovered > 0));
     }
 
-    /// A sum came in: emergency credit is paid back first.
-    fn came_in(&mut self, seq: Seq, (id, at): (AccountId, UnixSeconds), left: Money, cause: Cause) {
-        let repaid = self.repay_emergency(id, left);
+    /// A sum came in: emergency credit is paid back first. A sum that is taken back is out again.
+    fn came_in(
+        &mut self,
+        seq: Seq,
+        (id, at, month): (AccountId, UnixSeconds, UnixSeconds),
+        (sale, left, has_debt): (PurchaseId, Money, bool),
+    ) {
+        let repaid = self
+            .supply
+            .get_mut(&id)
+            .map_or(Money::ZERO, |supply| supply.receipts.enter((sale, month), left, has_debt));
         let amount = Money::from_ticks(repaid.ticks().saturating_neg());
-        let kind = LedgerKind::EmergencyRepaid;
+        let (kind, cause) = (LedgerKind::EmergencyRepaid, Cause::Purchase(sale.0));
         self.enter(Movement { account: id, kind, amount, at, cause }, seq);
         self.stand_account(id, at, seq);
         self.after_money(seq, id);

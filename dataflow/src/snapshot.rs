@@ -16,7 +16,7 @@ use meter::{Seq, Stored};
 use thiserror::Error;
 
 /// The version of the format this crate writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"MTRDBOOK";
 
@@ -160,8 +160,8 @@ mod tests {
             assert!(Parts::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
         let mut later = bytes;
-        later[8] = 3;
-        assert_eq!(Parts::decode(&later), Err(SnapshotError::Version { found: 3 }));
+        later[8] = 9;
+        assert_eq!(Parts::decode(&later), Err(SnapshotError::Version { found: 9 }));
         assert_eq!(Parts::decode(b"else"), Err(SnapshotError::Foreign));
     }
 }

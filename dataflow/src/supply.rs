@@ -21,6 +21,7 @@ use crate::books::Books;
 use crate::debt::Debt;
 use crate::installed::{Meter, OPEN_END};
 use crate::orders::{Order, Step};
+use crate::receipts::Receipts;
 use crate::snapshot::layout;
 
 /// What is kept of an account beside its balance. Few accounts have it.
@@ -31,7 +32,8 @@ pub(crate) struct Supply {
     pub(crate) is_closed: u8,
     emergency_below: Money,
     emergency_credit: Money,
-    emergency_owed: Money,
+    /// What came in lately, and what of it paid emergency credit back.
+    pub(crate) receipts: Receipts,
     reconnect_at: Money,
     friendly: u32,
     pub(crate) debt: Debt,
@@ -60,7 +62,7 @@ layout!(Supply {
     is_closed,
     emergency_below,
     emergency_credit,
-    emergency_owed,
+    receipts,
     reconnect_at,
     friendly,
     debt,
@@ -478,7 +480,7 @@ impl Books {
         let Some(supply) = self.supply.get_mut(&id) else { return };
         let is_open = is_prepaid
             && supply.emergency_credit > Money::ZERO
-            && supply.emergency_owed == Money::ZERO;
+            && supply.receipts.emergency_out() == Money::ZERO;
         let (subject, rows) = (Subject::Account(id), &mut self.out.effects.alarms);
         let mut panel = Panel { subject, on: &mut supply.alarms, seq, rows };
         if is_open && balance < supply.emergency_below {
@@ -495,19 +497,10 @@ impl Books {
         if supply.alarms & bit(AlarmCode::EmergencyOffered) == 0 {
             return None;
         }
-        supply.emergency_owed = supply.emergency_credit;
+        supply.receipts.give(supply.emergency_credit);
         let cause = meter::Cause::Person(seq);
         let (kind, amount) = (LedgerKind::EmergencyGiven, supply.emergency_credit);
         Some(Movement { account: id, kind, amount, at: UnixSeconds(0), cause })
-    }
-
-    /// What of a sum that came in goes to the emergency credit that is out.
-    pub(crate) fn repay_emergency(&mut self, id: AccountId, left_over: Money) -> Money {
-        let Some(supply) = self.supply.get_mut(&id) else { return Money::ZERO };
-        let repaid = supply.emergency_owed.min(left_over).max(Money::ZERO);
-        let owed = supply.emergency_owed.ticks().saturating_sub(repaid.ticks());
-        supply.emergency_owed = Money::from_ticks(owed);
-        repaid
     }
 
     /// After money moved: an offer may be over, an order void, supply restored.

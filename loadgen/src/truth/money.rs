@@ -4,7 +4,7 @@
 
 use meter::{
     AccountId, Change, Installation, LedgerKind, LocalCalendar, LocalDate, Mode, ModeSwitch, Money,
-    Purchase, Removal, Replacement, Sale, Seq, SupplyTerms, UnixSeconds,
+    Purchase, PurchaseId, Removal, Replacement, Sale, Seq, SupplyTerms, UnixSeconds,
 };
 
 use super::book::Book;
@@ -33,6 +33,24 @@ pub(super) struct Owing {
     switch: Option<ModeSwitch>,
     /// The mode since a switch.
     switched: Option<Mode>,
+    /// What came in, less what was taken back of it, and emergency credit as it was given, less than
+    /// nothing: all since the first entry.
+    came: Vec<(Option<PurchaseId>, i64)>,
+    /// What each purchase paid off of the debt, with its stamp; less than nothing when taken back.
+    recoveries: Vec<(PurchaseId, UnixSeconds, i64)>,
+}
+
+impl Owing {
+    /// The emergency credit that is out: whatever was given and did not come in since. That is the
+    /// most that any last stretch of the account's story leaves out.
+    fn emergency_out(&self) -> i64 {
+        let mut out = 0;
+        for from in 0..self.came.len() {
+            let of_stretch: i64 = self.came[from..].iter().map(|(_, ticks)| -ticks).sum();
+            out = out.max(of_stretch);
+        }
+        out
+    }
 }
 
 impl Book {
@@ -97,6 +115,7 @@ impl Book {
                 if self.is_emergency_offered(id, self.balance(id)) {
                     let given = terms.map_or(0, |terms| terms.emergency_credit.ticks());
                     self.add(id, LedgerKind::EmergencyGiven, given, taken.at);
+                    self.owing(id).came.push((None, -given));
                     self.looks.insert(id);
                 }
             }
@@ -151,23 +170,39 @@ impl Book {
             (LedgerKind::Fee, fee.ticks()),
             (LedgerKind::Tax, tax.ticks()),
         ];
-        self.come_in(id, at, &lines);
+        self.come_in(id, (purchase.purchase, at), &lines);
     }
 
     fn sale(&mut self, sale: &Sale) {
         let lines: Vec<_> =
             sale.lines.iter().map(|line| (line.kind, line.amount.ticks())).collect();
-        self.come_in(sale.account, sale.at, &lines);
+        self.come_in(sale.account, (sale.sale, sale.at), &lines);
     }
 
-    /// What is left of the lines pays emergency credit back before it is balance.
-    fn come_in(&mut self, id: AccountId, at: UnixSeconds, lines: &[(LedgerKind, i64)]) {
+    /// What is left of the lines pays emergency credit back before it is balance. What is taken back
+    /// of a purchase never came in.
+    fn come_in(
+        &mut self,
+        id: AccountId,
+        (purchase, at): (PurchaseId, UnixSeconds),
+        lines: &[(LedgerKind, i64)],
+    ) {
         for (kind, ticks) in lines {
             self.add(id, *kind, *ticks, at);
         }
         let left: i64 = lines.iter().map(|(_, ticks)| ticks).sum();
-        let owed = self.sum(id, [LedgerKind::EmergencyGiven, LedgerKind::EmergencyRepaid]);
-        self.add(id, LedgerKind::EmergencyRepaid, -left.min(owed).max(0), at);
+        let of_debt = lines.iter().filter(|(kind, _)| *kind == LedgerKind::DebtRecovery);
+        let recovered: i64 = of_debt.map(|(_, ticks)| -ticks).sum();
+        let owing = self.owing(id);
+        owing.recoveries.push((purchase, at, recovered));
+        let out = owing.emergency_out();
+        if left > 0 {
+            owing.came.push((Some(purchase), left));
+        } else if let Some(came) = owing.came.iter_mut().find(|came| came.0 == Some(purchase)) {
+            came.1 = (came.1 + left).max(0);
+        }
+        let repaid = out - owing.emergency_out();
+        self.add(id, LedgerKind::EmergencyRepaid, -repaid, at);
     }
 
     /// What a purchase pays off: its share, of what is left, up to the cap of the local month. One
@@ -178,14 +213,17 @@ impl Book {
         let zone = holder.terms.as_ref().map_or("UTC", |terms| terms.zone.as_str());
         let calendar = LocalCalendar::new(zone).expect("the story's zones are known");
         let month_of = |at| calendar.local(at).date.first_of_month();
-        let recoveries = holder.moves.iter().filter(|m| m.kind == LedgerKind::DebtRecovery);
         let (mut month, mut recovered): (Option<LocalDate>, i64) = (None, 0);
-        for moved in recoveries {
-            let of = Some(month_of(moved.at));
-            if of > month {
-                (month, recovered) = (of, 0);
+        for (purchase, stamp, ticks) in &holder.owing.recoveries {
+            if *ticks > 0 && Some(month_of(*stamp)) > month {
+                (month, recovered) = (Some(month_of(*stamp)), 0);
             }
-            recovered -= moved.ticks;
+            // What is taken back goes to the month of the purchase, whatever month it is by now.
+            let first = holder.owing.recoveries.iter().find(|of| of.0 == *purchase);
+            let of = first.map_or(*stamp, |(_, stamp, _)| *stamp);
+            if *ticks > 0 || Some(month_of(of)) == month {
+                recovered += ticks;
+            }
         }
         if Some(month_of(at)) > month {
             recovered = 0;
