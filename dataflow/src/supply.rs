@@ -45,6 +45,8 @@ pub(crate) struct Supply {
     /// 1 prepaid, 2 postpaid since a switch; 0 as the terms say.
     mode: u8,
     relay: u8,
+    /// When the relay was read back last as ordered; what a meter tells of before that is past.
+    confirmed_at: UnixSeconds,
     /// Code of the [`Trip`]; 0 for none.
     trip: u8,
     alarms: u32,
@@ -72,6 +74,7 @@ layout!(Supply {
     switch_cap,
     mode,
     relay,
+    confirmed_at,
     trip,
     alarms,
     orders,
@@ -179,10 +182,12 @@ impl Books {
         self.advance(seq, id, Step::Void(OrderReason::Replaced));
         let supply = self.supply(id);
         (supply.relay, supply.trip, supply.rest_until) = (CLOSED, 0, UnixSeconds(0));
+        supply.confirmed_at = UnixSeconds(0);
         self.decide(seq, id);
     }
 
-    /// A relay was heard to open or close.
+    /// A relay was heard to open or close, at a time of the meter. What was before the relay was read
+    /// back last is past: the order's own doing, or over.
     #[expect(clippy::wildcard_enum_match_arm, reason = "other events are not of the relay")]
     pub(crate) fn hear_relay(&mut self, seq: Seq, slot: u32, code: EventCode, at: UnixSeconds) {
         let Some(meter) = self.meters.get(slot as usize) else { return };
@@ -190,7 +195,11 @@ impl Books {
         if !id.is_some() || self.served_by(id) != Some(slot) {
             return;
         }
-        let order = self.supply.get(&id).and_then(Supply::order).copied();
+        let supply = self.supply.get(&id);
+        if supply.is_some_and(|supply| at <= supply.confirmed_at) {
+            return;
+        }
+        let order = supply.and_then(Supply::order).copied();
         let is_ours =
             |kind| order.is_some_and(|order| order.kind == kind && order.state == OrderState::Sent);
         match code {
@@ -254,6 +263,9 @@ impl Books {
         {
             let supply = self.supply(id);
             supply.relay = if relay == Relay::Open { OPEN } else { CLOSED };
+            if relay == order.wanted() {
+                supply.confirmed_at = report.at;
+            }
         }
         self.advance(seq, id, step);
         self.decide(seq, id);

@@ -51,8 +51,12 @@ fn pay(ticks: i64) -> Change {
 }
 
 fn news(number: u32, news: OrderNews) -> Change {
+    news_at(number, news, 0)
+}
+
+fn news_at(number: u32, news: OrderNews, n: u32) -> Change {
     let order = OrderId::new(ID, number);
-    Change::Order(OrderReport { account: ID, order, news, at: UnixSeconds(START) })
+    Change::Order(OrderReport { account: ID, order, news, at: UnixSeconds(at(n)) })
 }
 
 /// Account 1, prepaid, with a balance of one million ticks; 100 Wh cost 500,000. The node cuts off.
@@ -265,6 +269,43 @@ fn the_relay_that_we_opened_is_no_trip() {
     // Closed by hand: it is ordered open again.
     node.feed(vec![event(EventCode::RelayClosed, 6)]);
     assert_eq!(orders(&node)[3..], [(2, Disconnect, Decided, OrderReason::Overdrawn)]);
+}
+
+/// The meter tells of what orders did to its relay, each report at any later time: nothing is taken
+/// for the meter's own doing. What it tells of a time after the last order is.
+#[test]
+fn reports_of_orders_that_come_late_are_no_trips() {
+    let reports = [(EventCode::RelayOpened, 4_u32), (EventCode::RelayClosed, 6)];
+    let steps = 7;
+    for opened_at in 2..=steps {
+        for closed_at in 5..=steps {
+            let mut node = node();
+            for step in 0..=steps {
+                match step {
+                    0 => overdraw(&mut node),
+                    1 => node.change(vec![news(1, OrderNews::Due)]),
+                    2 => node.change(vec![news_at(1, OrderNews::Read(Relay::Open), 4)]),
+                    3 => node.tick(at(5)),
+                    4 => node.change(vec![pay(5_000_000)]),
+                    5 => node.change(vec![news_at(2, OrderNews::Read(Relay::Closed), 6)]),
+                    _ => node.tick(at(step)),
+                }
+                for ((code, n), when) in reports.into_iter().zip([opened_at, closed_at]) {
+                    if when == step {
+                        node.feed(vec![event(code, n)]);
+                    }
+                }
+            }
+            let place = format!("opened told after step {opened_at}, closed after {closed_at}");
+            assert_eq!(raised(&node, AlarmCode::SupplyTrip), [], "{place}");
+            assert_eq!(orders(&node).len(), 6, "{place}: {:?}", orders(&node));
+            // Cut off again when nothing is left, as from a relay that is known to be closed.
+            node.change(vec![book(LedgerKind::Adjustment, -9_000_000)]);
+            node.read(&[reading(1, at(10), 1300)]);
+            node.feed(vec![event(EventCode::RelayOpened, 11)]);
+            assert_eq!(raised(&node, AlarmCode::SupplyTrip), [AlarmState::Raised], "{place}");
+        }
+    }
 }
 
 #[test]

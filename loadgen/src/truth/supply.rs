@@ -34,6 +34,8 @@ impl Default for Rules {
 pub(super) struct Line {
     pub(super) closed_at: Option<UnixSeconds>,
     relay: Contact,
+    /// When an order's end was read back last.
+    confirmed_at: Option<UnixSeconds>,
     trip: Option<Trip>,
     /// The newest step of the order under way.
     order: Option<OrderRow>,
@@ -192,6 +194,7 @@ impl Book {
     pub(super) fn new_line(&mut self, id: AccountId) {
         let line = self.line(id);
         (line.relay, line.trip, line.rest_until) = (Contact::Closed, None, UnixSeconds(0));
+        line.confirmed_at = None;
     }
 
     /// What a meter tells beside its readings.
@@ -208,7 +211,9 @@ impl Book {
             EventCode::TamperEnd => self.services[place].is_tampered = false,
             EventCode::RelayOpened | EventCode::RelayClosed => {
                 let id = self.services[place].account;
-                if self.serving(id) == Some(place) {
+                // What was before the relay was last seen to stand as ordered is past.
+                let is_news = self.line(id).confirmed_at.is_none_or(|seen| seen < at);
+                if is_news && self.serving(id) == Some(place) {
                     self.hear_relay(id, place, event.code == EventCode::RelayOpened);
                 }
             }
@@ -265,6 +270,9 @@ impl Book {
         let Some(order) = line.order.filter(|order| order.order == report.order) else { return };
         if let (OrderNews::Read(relay), OrderState::Sent) = (report.news, order.state) {
             line.relay = if relay == Relay::Open { Contact::Open } else { Contact::Closed };
+            if (relay == Relay::Open) == (order.kind == OrderKind::Disconnect) {
+                line.confirmed_at = Some(report.at);
+            }
         }
         self.looks.insert(report.account);
     }

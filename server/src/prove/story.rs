@@ -513,9 +513,11 @@ impl<'a> Story<'a> {
             Relay::Open => EventCode::RelayOpened,
             Relay::Closed => EventCode::RelayClosed,
         };
-        let (subject, now) = (Subject::Meter(meter), self.now());
-        let event = MeterEvent { subject, code, taken_at: now, received_at: now, counter: 0 };
-        self.events.push((self.round + self.dice.below(3) as u32, event));
+        // By the meter's own clock, and now and then long after the next order.
+        let (subject, at) = (Subject::Meter(meter), self.scene.at(self.round + 1));
+        let event = MeterEvent { subject, code, taken_at: at, received_at: at, counter: 0 };
+        let latest = *self.dice.pick(&[3, 3, ROUNDS_A_DAY]);
+        self.events.push((self.round + self.dice.below(latest.into()) as u32, event));
     }
 
     /// A person looks at a quarantined reading: a register that began anew is a new epoch, and
