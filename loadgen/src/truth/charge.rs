@@ -229,7 +229,7 @@ impl Charge {
 }
 
 /// B(T): the block adders on the first `total` Wh of a period.
-fn adders(version: &TariffVersion, total: u64) -> i128 {
+pub(super) fn adders(version: &TariffVersion, total: u64) -> i128 {
     let mut ticks = 0;
     for (index, block) in version.blocks.iter().enumerate() {
         let from = block.from_kwh * 1000;

@@ -11,6 +11,7 @@ mod energy;
 mod loss;
 mod money;
 mod service;
+mod sold;
 mod supply;
 
 pub use account::{AccountTruth, Credit, Step};
@@ -19,3 +20,4 @@ pub use charge::{Charge, Slot, Tariff};
 pub use energy::{IntervalTruth, Piece, intervals, pieces};
 pub use loss::{LossTruth, losses};
 pub use money::Move;
+pub use sold::Counter;

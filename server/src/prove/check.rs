@@ -11,6 +11,7 @@ use meter::{
 };
 use storage::log::Batches;
 
+use super::counter;
 use super::story::Ended;
 use super::watch::follow;
 use crate::verify::{Look, Tally, replay};
@@ -29,6 +30,7 @@ pub(super) fn check(ended: &Ended) -> anyhow::Result<()> {
     let tally = books(ended, &book)?;
     replayed(ended, &tally)?;
     intervals(ended, &book)?;
+    counter::check(&ended.sold, &ended.flat, &ended.told)?;
     alarms(ended)
 }
 

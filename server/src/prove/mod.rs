@@ -4,6 +4,7 @@
 //! the dataflow. A story that fails is made smaller until nothing can be left out.
 
 mod check;
+mod counter;
 mod machine;
 mod options;
 mod people;

@@ -4,10 +4,11 @@
 
 use meter::{
     AccountId, AccountTerms, Adjustment, Booking, Change, Clearance, Closing, DebtAgreement,
-    Emergency, EventCode, FriendlyId, LedgerKind, LocalCalendar, MeterEvent, Mode, ModeSwitch,
-    Money, Purchase, PurchaseId, Sale, SaleLine, Subject, SupplyTerms, UnixSeconds,
+    DebtShare, Emergency, EventCode, FriendlyId, LedgerKind, LocalCalendar, MeterEvent, Mode,
+    ModeSwitch, Money, Purchase, PurchaseId, Sale, SaleLine, Subject, SupplyTerms, UnixSeconds,
 };
 
+use super::counter::{Counter, Sold};
 use super::options::Dice;
 use super::scene::{ROUND_S, ROUNDS_A_DAY, Scene, later};
 
@@ -23,6 +24,9 @@ struct Wallet {
     debt: i64,
     /// The newest sale, until it is taken back.
     newest: Option<Sale>,
+    /// What sells energy, where the account is sold in kWh; and what it sold.
+    counter: Option<Counter>,
+    sold: Vec<Sold>,
     /// How the account is billed, since the last switch, and from when that holds.
     mode: Option<(Mode, UnixSeconds)>,
     sales: u64,
@@ -61,6 +65,9 @@ impl Scene {
     pub(super) fn deeds(&mut self, terms: &AccountTerms, dice: &mut Dice) {
         let account = terms.account;
         let mut wallet = Wallet { is_counter: dice.happens(500), ..Wallet::default() };
+        if self.flat.versions.iter().any(|version| version.plan == terms.plan) {
+            wallet.counter = Some(Counter::new(&self.flat));
+        }
         let days = self.rounds / ROUNDS_A_DAY;
         let count = dice.below(u64::from(days) * 2 + 6);
         let mut rounds: Vec<u32> =
@@ -89,6 +96,7 @@ impl Scene {
             };
             self.doings.extend(change.map(|change| (round, vec![change])));
         }
+        self.sold.append(&mut wallet.sold);
         self.trip(account, dice);
         self.end_account(account, dice);
     }
@@ -189,6 +197,16 @@ impl Wallet {
     fn sell(&mut self, account: AccountId, at: UnixSeconds, dice: &mut Dice) -> Change {
         self.sales += 1;
         let sale = PurchaseId(SALES + u64::from(account.0) * 1000 + self.sales);
+        if let Some(counter) = &mut self.counter {
+            let debt = DebtShare { most: money(self.debt), share_bp: 2500 };
+            let debt = (self.debt > 0).then_some(debt);
+            let sold = counter.sell((sale, account, at), debt, dice);
+            self.debt -= sold.split.debt.ticks();
+            let sale = Sale { sale, account, at, lines: sold.lines() };
+            self.sold.push(sold);
+            self.newest = Some(sale.clone());
+            return Change::Sale(sale);
+        }
         let paid = 1_000_000 + cents(dice, 500_000_000);
         let mut lines = Vec::new();
         let mut credit = paid;
@@ -219,7 +237,7 @@ impl Wallet {
         sale.at = at;
         let of = |kind| sale.lines.iter().find(|line| line.kind == kind);
         let is_paid = of(LedgerKind::Purchase).is_some();
-        if is_paid && dice.happens(300) {
+        if is_paid && (dice.happens(300) || self.counter.is_some()) {
             let token = of(LedgerKind::Token).map(|line| line.amount.ticks());
             let credit: i64 = sale.lines.iter().map(|line| line.amount.ticks()).sum();
             let amount = money(-token.unwrap_or(-credit));

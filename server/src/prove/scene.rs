@@ -9,6 +9,7 @@ use meter::{
     SupplyPolicy, Switch, TariffVersion, TransformerId, UnixSeconds,
 };
 
+use super::counter::{Plan, Sold};
 use super::options::{Dice, Options};
 
 /// Seconds of a round of the story.
@@ -30,6 +31,8 @@ const STARTS: [u32; 5] =
     [1_774_569_600, 1_792_713_600, 1_798_502_400, 1_835_222_400, 1_844_208_000];
 
 const PLAN: PlanId = PlanId(1);
+/// Of one rate, as energy is sold under.
+const FLAT: PlanId = PlanId(2);
 const CALENDAR: CalendarId = CalendarId(1);
 
 /// A meter of the story.
@@ -129,6 +132,9 @@ pub(super) struct Scene {
     pub(super) doings: Vec<(u32, Vec<Change>)>,
     /// What devices tell beside readings, by the round from which on they try.
     pub(super) events: Vec<(u32, MeterEvent)>,
+    /// The plan of accounts sold in kWh, and what was sold to them, in its order.
+    pub(super) flat: Plan,
+    pub(super) sold: Vec<Sold>,
 }
 
 impl Scene {
@@ -138,8 +144,11 @@ impl Scene {
         let start = UnixSeconds(*dice.pick(&STARTS) + ROUND_S * dice.below(400) as u32);
         let rounds = options.days * ROUNDS_A_DAY;
         let (devices, doings, events) = (Vec::new(), Vec::new(), Vec::new());
-        let mut scene = Self { start, rounds, devices, doings, events };
+        let flat = Plan { zone: zone.to_owned(), versions: Vec::new() };
+        let sold = Vec::new();
+        let mut scene = Self { start, rounds, devices, doings, events, flat, sold };
         scene.terms(zone, &mut dice);
+        scene.flat_terms(&mut Dice::new(options.seed, 5));
         let homes: Vec<AccountTerms> =
             (1..=options.meters).map(|id| scene.home(id, zone, options.seed, &mut dice)).collect();
         scene.people(options.meters, &mut dice);
@@ -190,6 +199,27 @@ impl Scene {
         }
     }
 
+    /// The versions of the plan that energy is sold under: one rate, and blocks.
+    fn flat_terms(&mut self, dice: &mut Dice) {
+        let calendar = LocalCalendar::new(&self.flat.zone).expect("the zones are compiled in");
+        let today = calendar.local(self.start).date;
+        for from in [today.first_of_year(), later(today, 1 + dice.below(4))] {
+            if self.flat.versions.iter().any(|version| version.valid_from == from) {
+                continue;
+            }
+            let mut version = version(from, CALENDAR, dice);
+            version.plan = FLAT;
+            version.prices = vec![Price::from_e4(1000 + dice.below(9000) as i64)];
+            for season in &mut version.seasons {
+                for profile in [&mut season.workday, &mut season.weekend, &mut season.holiday] {
+                    profile.0.iter_mut().for_each(|switch| switch.rate = 1);
+                }
+            }
+            self.doings[0].1.push(Change::Tariff(version.clone()));
+            self.flat.versions.push(version);
+        }
+    }
+
     /// Times in which nobody is cut off: two calendars, either of which may be the policy's.
     fn friendlies(&mut self, dice: &mut Dice) {
         let (_, first) = &mut self.doings[0];
@@ -237,7 +267,7 @@ impl Scene {
         let terms = AccountTerms {
             account,
             customer: CustomerId(id),
-            plan: PLAN,
+            plan: if loadgen::mix(seed ^ u64::from(id)).is_multiple_of(4) { FLAT } else { PLAN },
             zone: zone.to_owned(),
             mode: if dice.happens(800) { Mode::Prepaid } else { Mode::Postpaid },
             overdraft: Money::from_ticks(dice.below(3) as i64 * 10_000_000),

@@ -1,16 +1,19 @@
 //! The campaign can fail: one wrong effect of any kind is put into a story that holds, and seen by
 //! the check that is there for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use loadgen::truth::Book;
 use meter::{
     AccountId, AlarmCode, Cause, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId, OrderKind,
-    OrderReason, OrderRow, OrderState, Outcome, QuarantineReason, Seq, TransformerId,
+    OrderReason, OrderRow, OrderState, Outcome, PurchaseId, QuarantineReason, Seq, Split,
+    TransformerId,
 };
 
 use super::check::{books, check, entries};
+use super::counter::{self, Sold};
 use super::options::Options;
+use super::scene::Scene;
 use super::story::{Ended, Story, step_key};
 use super::watch::{Moment, follow};
 
@@ -30,7 +33,7 @@ fn check_all(
     spoils: &[(&str, &str, Spoil)],
 ) {
     check(&ended).unwrap();
-    let (store, orders) = (ended.store.clone(), ended.orders.clone());
+    let (store, orders, sold) = (ended.store.clone(), ended.orders.clone(), ended.sold.clone());
     for (name, why, spoil) in spoils {
         assert!(spoil(&mut ended).is_some(), "the story has no place for {name}");
         match check(&ended) {
@@ -40,7 +43,7 @@ fn check_all(
                 assert!(said.contains(why), "{name}: {said}");
             }
         }
-        (ended.store, ended.orders) = (store.clone(), orders.clone());
+        (ended.store, ended.orders, ended.sold) = (store.clone(), orders.clone(), sold.clone());
     }
 }
 
@@ -155,6 +158,104 @@ fn wrong_movements_are_seen() {
     let log = entries(&ended).unwrap();
     let book = follow(&ended.store, &ended.orders, &log, |_, _| {}).unwrap();
     check_all(ended, |ended| books(ended, &book).map(|_| ()), &spoils);
+}
+
+/// Changes the first receipt of energy that is such a one.
+fn resell(
+    ended: &mut Ended,
+    is_it: impl Fn(&Split) -> bool,
+    change: impl FnOnce(&mut Split),
+) -> Option<()> {
+    let sold = ended.sold.iter_mut().find(|sold| !sold.is_free && is_it(&sold.split))?;
+    change(&mut sold.split);
+    Some(())
+}
+
+#[test]
+fn wrong_receipts_of_energy_are_seen() {
+    let spoils: [(&str, &str, Spoil); 6] = [
+        ("a watt-hour too much", "energy: after", |ended| {
+            resell(
+                ended,
+                |_| true,
+                |split| {
+                    let part = split.blocks.last_mut().expect("energy was sold");
+                    part.energy = Energy::from_wh(part.energy.wh() + 1);
+                },
+            )
+        }),
+        ("all of it in the first of its blocks", "energy: after", |ended| {
+            resell(
+                ended,
+                |split| split.blocks.len() > 1,
+                |split| {
+                    let energy = split.energy();
+                    split.blocks.truncate(1);
+                    split.blocks[0].energy = energy;
+                    split.blocks[0].cost = split.credit;
+                },
+            )
+        }),
+        ("a watt-hour in the block before its own", "energy: after", |ended| {
+            resell(
+                ended,
+                |split| split.blocks.len() > 1,
+                |split| {
+                    let [first, second, ..] = &mut split.blocks[..] else { unreachable!("split") };
+                    first.energy = Energy::from_wh(first.energy.wh() + 1);
+                    second.energy = Energy::from_wh(second.energy.wh() - 1);
+                },
+            )
+        }),
+        ("a hundredth of tax for the meter", "energy: after", |ended| {
+            resell(
+                ended,
+                |split| split.tax > Money::ZERO,
+                |split| {
+                    let cent = Money::TICKS_PER_CENT;
+                    split.tax = Money::from_ticks(split.tax.ticks() - cent);
+                    split.credit = Money::from_ticks(split.credit.ticks() + cent);
+                },
+            )
+        }),
+        ("what was bought before, forgotten", "energy: after", |ended| {
+            let is_later = |sold: &Sold| {
+                let first = sold.split.blocks.first();
+                !sold.is_free && first.is_some_and(|part| part.from_kwh > 0)
+            };
+            let place = ended.sold.iter().position(is_later)?;
+            let account = ended.sold[place].account;
+            let later = ended.sold.split_off(place);
+            ended.sold.retain(|sold| sold.account != account);
+            ended.sold.extend(later);
+            Some(())
+        }),
+        ("a receipt that the log does not have", "stands in the log as", |ended| {
+            let sold = ended.sold.last_mut()?;
+            sold.sale = PurchaseId(7);
+            Some(())
+        }),
+    ];
+    let ended = Story::new(&energy_story()).tell().unwrap();
+    check_all(ended, |ended| counter::check(&ended.sold, &ended.flat, &ended.told), &spoils);
+}
+
+/// The first quiet story in which a sale of energy is split over blocks, and one begins in a later.
+fn energy_story() -> Options {
+    let quiet = |seed| Options {
+        meters: 4,
+        days: 3,
+        workers: 1,
+        faults: BTreeSet::new(),
+        ..Options::derive(seed)
+    };
+    let has_all = |options: &Options| {
+        let sold = Scene::new(options).sold;
+        let sold = || sold.iter().filter(|sold| !sold.is_free);
+        sold().any(|sold| sold.split.blocks.len() > 1 && sold.split.tax > Money::ZERO)
+            && sold().any(|sold| sold.split.blocks.first().is_some_and(|part| part.from_kwh > 0))
+    };
+    (1..200).map(quiet).find(has_all).expect("energy is sold in most of the stories")
 }
 
 /// The first moment at which an account is owing, without an order, and not to be cut off for this

@@ -13,6 +13,7 @@ use meter::{
 use storage::log::Urgency;
 use storage::log::sim::{Faults, SimDisk};
 
+use super::counter::{Plan, Sold};
 use super::machine::{Disks, Machine};
 use super::options::{Dice, Fault, Options};
 use super::scene::{ROUND_S, ROUNDS_A_DAY, Scene};
@@ -37,6 +38,9 @@ pub(super) struct Ended {
     pub(super) restarts: u32,
     /// Steps of orders to relays, as the dispatcher heard them.
     pub(super) orders: BTreeMap<StepKey, OrderRow>,
+    /// Energy sold at the counter, and its plan.
+    pub(super) sold: Vec<Sold>,
+    pub(super) flat: Plan,
 }
 
 /// A step of an order: the entry that made it, the order, state and attempt. Within an entry steps
@@ -145,6 +149,7 @@ impl<'a> Story<'a> {
             return Err(self.last_fall.unwrap_or_else(|| anyhow!("the node fell in the end")));
         }
         let Self { disks, store, acknowledged, outbox, counters, restarts, orders, .. } = self;
+        let Scene { sold, flat, .. } = self.scene;
         let machine = self.machine;
         let known = machine.as_ref().map(Machine::counters).unwrap_or_default();
         for (meter, counter) in &counters {
@@ -155,7 +160,7 @@ impl<'a> Story<'a> {
                 );
             }
         }
-        Ok(Ended { disks, store, acknowledged, told: outbox, restarts, orders })
+        Ok(Ended { disks, store, acknowledged, told: outbox, restarts, orders, sold, flat })
     }
 
     fn has(&self, fault: Fault) -> bool {
