@@ -7,7 +7,7 @@ use meter::{
 
 use crate::alarm::{Panel, Quiet};
 use crate::charge::{Others, Sum};
-use crate::rates::{Cell, Rates, Stretch};
+use crate::rates::{Cell, PlanFrom, Rates, Stretch};
 use crate::reference::NO_RATES;
 use crate::snapshot::layout;
 
@@ -41,8 +41,8 @@ pub(crate) struct Rest {
     pub(crate) id: AccountId,
     /// Its meter, or the last one.
     pub(crate) meter: MeterId,
-    /// Which terms apply: plan, then zone as the number of its name.
-    pub(crate) plan: u32,
+    /// Its plans in the order of time, and its zone as the number of its name.
+    pub(crate) plans: Vec<PlanFrom>,
     pub(crate) zone: u32,
     pub(crate) overdraft: Money,
     pub(crate) low_levels: [Money; 2],
@@ -54,13 +54,13 @@ pub(crate) struct Rest {
     pub(crate) is_prepaid: u8,
 }
 
-layout!(Account { newest, balance, number, alarms, rates, rest } and follows { stretch, quiet });
+layout!(Account { newest, balance, number, alarms, rest } and follows { stretch, quiet, rates });
 
 layout!(Rest {
     others,
     id,
     meter,
-    plan,
+    plans,
     zone,
     overdraft,
     low_levels,
@@ -80,14 +80,13 @@ impl Account {
         Self { rest, ..Self::default() }
     }
 
-    /// Takes over the terms. Under another plan the blocks go on from the period's energy so far;
-    /// what is charged stays charged.
+    /// Takes over the terms. In another zone the periods are others: what each holds goes on counting
+    /// for the blocks, and what is charged stays charged.
     pub(crate) fn set_terms(&mut self, terms: &AccountTerms, zone: u32, rates: RatesIndex) {
-        if self.has_terms() && rates != self.rates {
+        if self.has_terms() && zone != self.rest.zone {
             self.rest.others.carry(&mut self.newest);
             self.stretch = Stretch::default();
         }
-        self.rest.plan = terms.plan.0;
         self.rest.zone = zone;
         self.rates = rates;
         self.rest.overdraft = terms.overdraft;

@@ -14,6 +14,7 @@ use crate::desk::Desk;
 use crate::installed::{Meter, NO_ACCOUNT, OPEN_END};
 use crate::late::Late;
 use crate::loss::{News, Usage};
+use crate::rates::PlanFrom;
 use crate::reference::NO_RATES;
 use crate::router::owner;
 use crate::sample::Sample;
@@ -105,19 +106,45 @@ impl Books {
     }
 
     fn set_terms(&mut self, seq: Seq, terms: &AccountTerms) {
-        // Every worker numbers zones and rates alike.
+        // Every worker numbers zones alike.
         let zone = self.reference.zone(&terms.zone);
-        let rates = self.reference.rates_of(terms.plan, zone);
         if owner(terms.account.0, self.workers) != self.worker {
             return;
         }
         let slot = self.account_slot(terms.account);
+        let plans = self.plans_under(slot, terms, zone);
+        let rates = self.reference.rates_of(&plans, zone);
         let account = &mut self.accounts[slot as usize];
+        account.rest.plans = plans;
         account.set_terms(terms, zone, rates);
         if let Some(mode) = self.supply.get(&terms.account).and_then(Supply::switched) {
             account.set_mode(mode);
         }
         alarm::balance(account, self.reference.now, seq, &mut self.out.effects.alarms);
+    }
+
+    /// The plans of an account under new terms. Another plan holds from the first local midnight after
+    /// the newest tick and all that was metered, so that nothing is ever rated by two.
+    fn plans_under(&self, slot: u32, terms: &AccountTerms, zone: u32) -> Vec<PlanFrom> {
+        let account = &self.accounts[slot as usize];
+        let mut plans = account.rest.plans.clone();
+        let plan = terms.plan.0;
+        if plans.is_empty() || zone != account.rest.zone {
+            return vec![PlanFrom { from: UnixSeconds(0), plan }];
+        }
+        let metered = self.meters.get(self.newest_slot(account.rest.meter) as usize);
+        let metered = metered.map_or(UnixSeconds(0), |meter| {
+            let end = if meter.to == OPEN_END { meter.rest.from } else { meter.to };
+            meter.newest.max(meter.rest.from).max(end)
+        });
+        let calendar = self.reference.rates[usize::from(account.rates)].calendar();
+        let today = calendar.local(self.reference.now.max(metered)).date;
+        let from = calendar.day_start(today.next());
+        plans.retain(|held| held.from < from);
+        if plans.last().is_none_or(|held| held.plan != plan) {
+            plans.push(PlanFrom { from, plan });
+        }
+        plans
     }
 
     /// The account, made on first mention.

@@ -1,12 +1,14 @@
-//! Rates: from an interval to tariff version, rate, price and block period, for one plan in one
-//! time zone. The answers are kept in a table by interval, built a stretch of days at a time.
+//! Rates: from an interval to tariff version, rate, price and block period, for one plan, or several
+//! one after another, in one time zone. The answers are kept in a table by interval, built a stretch of days at a time.
 
 use meter::{
     Block, BlockPeriod, CalendarId, DayType, Holidays, INTERVAL_S, LocalCalendar, LocalDate, Money,
     TariffVersion, UnixSeconds,
 };
 
-/// Names a tariff version within its plan, in the order the log brought them.
+use crate::snapshot::layout;
+
+/// Names a tariff version among those of all plans, in the order the log brought them.
 pub(crate) type VersionIndex = u16;
 
 /// The version of intervals that no version covers: no rate, no price.
@@ -56,13 +58,31 @@ struct Slot {
     run: u16,
 }
 
-/// Rates of one plan in one time zone.
+/// A plan and the instant, a local midnight, from which on it holds for an account.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct PlanFrom {
+    pub(crate) from: UnixSeconds,
+    pub(crate) plan: u32,
+}
+
+layout!(PlanFrom { from, plan });
+
+/// A version of one of the plans.
+#[derive(Debug)]
+struct Version {
+    index: VersionIndex,
+    terms: TariffVersion,
+    /// Those of its blocks that add something.
+    blocks: Vec<Span>,
+}
+
+/// Rates of one plan, or of several one after another, in one time zone.
 #[derive(Debug)]
 pub(crate) struct Rates {
     calendar: LocalCalendar,
-    versions: Vec<TariffVersion>,
-    /// Of each version, those that add something.
-    blocks: Vec<Vec<Span>>,
+    /// Which plan holds when, in the order of time.
+    plans: Vec<PlanFrom>,
+    versions: Vec<Version>,
     holidays: Vec<Holidays>,
     cells: Vec<Cell>,
     /// Number of the first interval of the table.
@@ -78,11 +98,11 @@ const STRETCH: u32 = 96;
 const SLOTS_MAX: u32 = 400 * 96;
 
 impl Rates {
-    pub(crate) fn new(calendar: LocalCalendar) -> Self {
+    pub(crate) fn new(calendar: LocalCalendar, plans: Vec<PlanFrom>) -> Self {
         Self {
             calendar,
+            plans,
             versions: Vec::new(),
-            blocks: Vec::new(),
             holidays: Vec::new(),
             cells: Vec::new(),
             first: 0,
@@ -95,11 +115,18 @@ impl Rates {
         &self.calendar
     }
 
-    /// Takes a version in. One for a day that has one already replaces it, unless it is in force.
-    pub(crate) fn add_version(&mut self, version: TariffVersion) {
-        self.blocks.push(spans(&version.blocks));
-        self.versions.push(version);
-        self.forget();
+    /// Takes a version in, where it is of one of the plans. One for a day that has one already
+    /// replaces it, unless it is in force.
+    pub(crate) fn add_version(&mut self, index: VersionIndex, version: &TariffVersion) {
+        if self.plans.iter().any(|held| held.plan == version.plan.0) {
+            let (terms, blocks) = (version.clone(), spans(&version.blocks));
+            self.versions.push(Version { index, terms, blocks });
+            self.forget();
+        }
+    }
+
+    fn version(&self, index: VersionIndex) -> Option<&Version> {
+        self.versions.iter().find(|version| version.index == index)
     }
 
     /// Takes a calendar of holidays in, whole.
@@ -141,9 +168,9 @@ impl Rates {
         if to < from {
             return self.block_ticks(version, to, from).saturating_neg();
         }
-        let Some(blocks) = self.blocks.get(usize::from(version)) else { return 0 };
+        let Some(version) = self.version(version) else { return 0 };
         let mut ticks = 0_i64;
-        for block in blocks {
+        for block in &version.blocks {
             let wh = to.min(block.to) - from.max(block.from);
             if wh > 0 {
                 ticks = ticks.saturating_add(block.adder_e4.saturating_mul(wh));
@@ -154,7 +181,7 @@ impl Rates {
 
     /// Where a sum stands among the blocks of `version`.
     pub(crate) fn stretch(&self, version: VersionIndex, wh: i64) -> Stretch {
-        let blocks = self.blocks.get(usize::from(version)).map_or(&[][..], Vec::as_slice);
+        let blocks = self.version(version).map_or(&[][..], |version| &version.blocks[..]);
         let within = blocks.iter().find(|block| block.from <= wh && wh < block.to);
         let next = blocks.iter().map(|block| block.from).filter(|from| *from > wh).min();
         let end = within.map(|block| block.to).or(next).unwrap_or(i64::MAX);
@@ -164,26 +191,28 @@ impl Rates {
         adder_e4.map(|adder_e4| Stretch { adder_e4, left }).unwrap_or_default()
     }
 
-    /// The price of a rate of a version.
-    fn price_e4(&self, version: VersionIndex, rate: u8) -> i64 {
-        let version = self.versions.get(usize::from(version));
-        version.and_then(|version| version.price(rate)).map_or(0, meter::Price::e4)
-    }
-
-    /// Orders versions by the day they begin; of two for one day the newer in the log counts.
-    pub(crate) fn version_order(&self, version: VersionIndex) -> (Option<LocalDate>, VersionIndex) {
-        (self.versions.get(usize::from(version)).map(|v| v.valid_from), version)
+    /// Orders versions by the day from which on they may hold; of two for one day the newer in the
+    /// log counts.
+    pub(crate) fn version_order(&self, index: VersionIndex) -> (Option<LocalDate>, VersionIndex) {
+        let from = self.version(index).map(|version| {
+            let held = self.plans.iter().find(|held| held.plan == version.terms.plan.0);
+            let held = held.map(|held| self.calendar.local(held.from).date);
+            held.map_or(version.terms.valid_from, |held| held.max(version.terms.valid_from))
+        });
+        (from, index)
     }
 
     /// The version in force on a local day.
     pub(crate) fn version_on(&self, date: LocalDate) -> Option<&TariffVersion> {
-        self.versions.get(usize::from(self.index_on(date)))
+        self.holding(date).map(|version| &version.terms)
     }
 
-    fn index_on(&self, date: LocalDate) -> VersionIndex {
-        let begun = self.versions.iter().enumerate().filter(|(_, v)| v.valid_from <= date);
-        let newest = begun.max_by_key(|(index, version)| (version.valid_from, *index));
-        newest.and_then(|(index, _)| VersionIndex::try_from(index).ok()).unwrap_or(UNPRICED)
+    fn holding(&self, date: LocalDate) -> Option<&Version> {
+        let has_begun = |held: &&PlanFrom| self.calendar.local(held.from).date <= date;
+        let plan = self.plans.iter().rfind(has_begun)?.plan;
+        let of_plan = self.versions.iter().filter(|version| version.terms.plan.0 == plan);
+        let begun = of_plan.filter(|version| version.terms.valid_from <= date);
+        begun.max_by_key(|version| (version.terms.valid_from, version.index))
     }
 
     #[inline]
@@ -235,8 +264,7 @@ impl Rates {
 
     fn compute(&self, at: UnixSeconds) -> Cell {
         let local = self.calendar.local(at);
-        let version = self.index_on(local.date);
-        let Some(terms) = self.versions.get(usize::from(version)) else {
+        let Some(Version { index, terms, .. }) = self.holding(local.date) else {
             return Cell { period: 0, version: UNPRICED, rate: 0, price_e4: 0 };
         };
         let day = self.day_type(terms.calendar, local.date);
@@ -245,7 +273,8 @@ impl Rates {
             BlockPeriod::Month => self.calendar.day_start(local.date.first_of_month()).0,
             BlockPeriod::Year => self.calendar.day_start(local.date.first_of_year()).0 + 1,
         };
-        Cell { period, version, rate, price_e4: self.price_e4(version, rate) }
+        let price_e4 = terms.price(rate).map_or(0, meter::Price::e4);
+        Cell { period, version: *index, rate, price_e4 }
     }
 
     fn day_type(&self, calendar: Option<CalendarId>, date: LocalDate) -> DayType {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use meter::{
-    Change, Entry, FriendlyCalendar, Holidays, LocalCalendar, OutboxId, PlanId, Policy, Stored,
+    Change, Entry, FriendlyCalendar, Holidays, LocalCalendar, OutboxId, Policy, Stored,
     SupplyPolicy, TariffVersion, UnixSeconds,
 };
 
 use crate::account::RatesIndex;
-use crate::rates::Rates;
+use crate::rates::{PlanFrom, Rates, UNPRICED, VersionIndex};
 
 /// The index of the rates of meters without an account: no price, days of UTC.
 pub(crate) const NO_RATES: RatesIndex = 0;
@@ -21,12 +21,13 @@ pub(crate) struct Reference {
     friendlies: BTreeMap<u32, FriendlyCalendar>,
     /// The newest tick.
     pub(crate) now: UnixSeconds,
-    versions: BTreeMap<u32, Vec<TariffVersion>>,
+    /// Of all plans, in the order of the log.
+    versions: Vec<TariffVersion>,
     holidays: BTreeMap<u32, Holidays>,
     /// Names of time zones in use.
     zones: Vec<String>,
-    /// Plan and zone of the rates after the first.
-    keys: Vec<(PlanId, u32)>,
+    /// Plans and zone of the rates after the first, as this worker's accounts need them.
+    keys: Vec<(Vec<PlanFrom>, u32)>,
     pub(crate) rates: Vec<Rates>,
 }
 
@@ -37,21 +38,20 @@ impl Reference {
             supply: SupplyPolicy::standard(),
             friendlies: BTreeMap::new(),
             now: UnixSeconds(0),
-            versions: BTreeMap::new(),
+            versions: Vec::new(),
             holidays: BTreeMap::new(),
             zones: Vec::new(),
             keys: Vec::new(),
-            rates: vec![Rates::new(utc())],
+            rates: vec![Rates::new(utc(), Vec::new())],
         }
     }
 
     pub(crate) fn add_version(&mut self, version: &TariffVersion) {
-        for (key, rates) in self.keys.iter().zip(self.rates.iter_mut().skip(1)) {
-            if key.0 == version.plan {
-                rates.add_version(version.clone());
-            }
+        let index = named(self.versions.len());
+        for rates in &mut self.rates {
+            rates.add_version(index, version);
         }
-        self.versions.entry(version.plan.0).or_default().push(version.clone());
+        self.versions.push(version.clone());
     }
 
     pub(crate) fn set_holidays(&mut self, holidays: &Holidays) {
@@ -85,24 +85,27 @@ impl Reference {
         index as u32
     }
 
-    /// The rates of a plan in a zone.
-    pub(crate) fn rates_of(&mut self, plan: PlanId, zone: u32) -> RatesIndex {
-        if let Some(index) = self.keys.iter().position(|key| *key == (plan, zone)) {
+    /// The rates of plans in a zone.
+    pub(crate) fn rates_of(&mut self, plans: &[PlanFrom], zone: u32) -> RatesIndex {
+        if let Some(index) = self.keys.iter().position(|key| key.0 == plans && key.1 == zone) {
             return place(index);
         }
-        // The registry lets no other name pass; the books then go on in UTC rather than stop.
-        let name = self.zones.get(zone as usize).map_or("UTC", String::as_str);
-        let calendar = LocalCalendar::new(name).unwrap_or_else(|_| utc());
-        let mut rates = Rates::new(calendar);
-        for version in self.versions.get(&plan.0).into_iter().flatten() {
-            rates.add_version(version.clone());
+        let mut rates = Rates::new(self.calendar(zone), plans.to_vec());
+        for (index, version) in self.versions.iter().enumerate() {
+            rates.add_version(named(index), version);
         }
         for holidays in self.holidays.values() {
             rates.set_holidays(holidays.clone());
         }
-        self.keys.push((plan, zone));
+        self.keys.push((plans.to_vec(), zone));
         self.rates.push(rates);
         place(self.keys.len() - 1)
+    }
+
+    fn calendar(&self, zone: u32) -> LocalCalendar {
+        // The registry lets no other name pass; the books then go on in UTC rather than stop.
+        let name = self.zones.get(zone as usize).map_or("UTC", String::as_str);
+        LocalCalendar::new(name).unwrap_or_else(|_| utc())
     }
 
     /// Appends what a snapshot needs; the rates follow from it.
@@ -113,14 +116,12 @@ impl Reference {
         }
         changes.extend(self.friendlies.values().cloned().map(Change::Friendly));
         changes.extend(self.holidays.values().cloned().map(Change::Holidays));
-        changes.extend(self.versions.values().flatten().cloned().map(Change::Tariff));
+        changes.extend(self.versions.iter().cloned().map(Change::Tariff));
         let changes = changes.into_boxed_slice();
         Entry::Changes { outbox: OutboxId(0), changes }.encode(out);
         self.now.put(out);
         let names: Vec<u8> = self.zones.join("\n").into_bytes();
         names.put(out);
-        let keys: Vec<u32> = self.keys.iter().flat_map(|(plan, zone)| [plan.0, *zone]).collect();
-        keys.put(out);
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "no other change is of the reference")]
@@ -140,17 +141,18 @@ impl Reference {
         reference.now = UnixSeconds::take(bytes)?;
         let names = String::from_utf8(Vec::take(bytes)?).ok()?;
         reference.zones = names.lines().map(str::to_owned).collect();
-        let keys: Vec<u32> = Vec::take(bytes)?;
-        for key in keys.chunks_exact(2) {
-            reference.rates_of(PlanId(key[0]), key[1]);
-        }
         Some(reference)
     }
 }
 
-/// Where the rates of the pair of plan and zone at `index` stand: behind those of no account.
+/// Where the rates of the plans and zone at `index` stand: behind those of no account.
 fn place(index: usize) -> RatesIndex {
     RatesIndex::try_from(index + 1).expect("a node has fewer than 65,535 pairs of plan and zone")
+}
+
+fn named(index: usize) -> VersionIndex {
+    let index = VersionIndex::try_from(index).ok().filter(|index| *index != UNPRICED);
+    index.expect("a node has fewer than 65,535 versions of plans")
 }
 
 fn utc() -> LocalCalendar {

@@ -86,11 +86,13 @@ impl Books {
         Some(books)
     }
 
-    fn take_account(&mut self, account: Account) -> Option<()> {
+    fn take_account(&mut self, mut account: Account) -> Option<()> {
         if owner(account.rest.id.0, self.workers) != self.worker {
             return Some(());
         }
-        self.reference.rates.get(usize::from(account.rates))?;
+        if !account.rest.plans.is_empty() {
+            account.rates = self.reference.rates_of(&account.rest.plans, account.rest.zone);
+        }
         self.standing_due = self.standing_due.min(account.rest.standing_due);
         let slot = self.account_slot(account.rest.id);
         self.accounts[slot as usize] = account;

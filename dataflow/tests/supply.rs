@@ -515,11 +515,72 @@ fn a_charge_belongs_to_one_block_period() {
     assert_eq!(rows, [(half, 3600), (half, 7200)]);
 }
 
-/// Blocks count the energy of the account, whatever its plan.
+/// Another plan holds from the next midnight; blocks count the energy of the month, whatever the plan.
 #[test]
-fn a_change_of_plan_goes_on_counting_blocks() {
-    let blocks = [(0, 0), (1, 100)];
+fn a_change_of_plan_is_dated_and_goes_on_counting_blocks() {
     let mut node = Node::start(1);
+    with_two_plans(&mut node);
+    node.tick(at(40));
+    node.read(&[reading(1, at(40), 800)]);
+    move_to(&mut node, 2);
+    // Until midnight as before, and then otherwise: from 1000 Wh on in the second block.
+    node.read(&[reading(1, at(96), 900), reading(1, at(97), 1100), reading(1, at(98), 1200)]);
+    let amounts: Vec<_> = node.all.ledger.iter().map(|row| -row.amount.ticks()).collect();
+    let want = [800 * 5000, 100 * 5000, 200 * 7000 + 100 * 100, 100 * 7000 + 100 * 100];
+    assert_eq!(amounts, want);
+}
+
+/// Thought better of on the same day, nothing changes; told again, neither.
+#[test]
+fn a_change_of_plan_may_be_taken_back_before_its_midnight() {
+    let mut node = Node::start(1);
+    with_two_plans(&mut node);
+    for plan in [2, 2, 1] {
+        move_to(&mut node, plan);
+    }
+    node.read(&[reading(1, at(96), 900), reading(1, at(97), 1000)]);
+    assert_eq!(node.end().balance(1), -1000 * 5000);
+}
+
+/// Readings late, in any order, before and after the change is known, through a snapshot and with any
+/// number of workers: the charges are those of the plan that held when the energy was used.
+#[test]
+fn a_change_of_plan_does_not_depend_on_the_order_of_readings() {
+    let wh = |n: u32| u64::from(n) * 10 + u64::from(n % 7);
+    let all: Vec<_> = [40, 60, 90, 95, 97, 99, 120, 150, 190].into();
+    let mut want = None;
+    for seed in 0..12 {
+        let mut node = Node::start(1 + seed as usize % 3);
+        with_two_plans(&mut node);
+        node.tick(at(50));
+        node.read(&[reading(1, at(40), wh(40))]);
+        let mut later = all.clone();
+        if seed > 0 {
+            support::Dice(seed).shuffle(&mut later);
+        }
+        // What is of the next day is never there before the change is.
+        let (before, after): (Vec<u32>, Vec<u32>) =
+            later.iter().copied().partition(|n| *n < 96 && (n + seed as u32).is_multiple_of(3));
+        for n in before {
+            node.read(&[reading(1, at(n), wh(n))]);
+        }
+        move_to(&mut node, 2);
+        if seed % 2 == 1 {
+            let bytes = node.engine.snapshot().unwrap();
+            node.engine = Node::resume(1 + (seed as usize + 1) % 3, Some(&bytes)).engine;
+            assert_eq!(node.engine.snapshot().unwrap(), bytes);
+        }
+        for n in after {
+            node.read(&[reading(1, at(n), wh(n))]);
+        }
+        let end = node.end().sums;
+        assert_eq!(want.get_or_insert_with(|| end.clone()), &end, "seed {seed}");
+    }
+}
+
+/// Account 1 under plan 1; plan 2 is dearer.
+fn with_two_plans(node: &mut Node) {
+    let blocks = [(0, 0), (1, 100)];
     let mut other = version("2026-01-01", &[7000], &[(0, 1)], &blocks);
     other.plan = meter::PlanId(2);
     node.change(vec![
@@ -529,10 +590,10 @@ fn a_change_of_plan_goes_on_counting_blocks() {
         Change::Account(terms(1, "UTC")),
         install(1, START, Some(0)),
     ]);
-    node.read(&[reading(1, at(1), 800)]);
-    let plan = meter::PlanId(2);
+    node.tick(START);
+}
+
+fn move_to(node: &mut Node, plan: u32) {
+    let plan = meter::PlanId(plan);
     node.change(vec![Change::Account(meter::AccountTerms { plan, ..terms(1, "UTC") })]);
-    node.read(&[reading(1, at(2), 1300), reading(1, at(3), 1400)]);
-    let amounts: Vec<_> = node.all.ledger.iter().map(|row| -row.amount.ticks()).collect();
-    assert_eq!(amounts, [800 * 5000, 500 * 7000 + 300 * 100, 100 * 7000 + 100 * 100]);
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meter::{
     AccountId, AccountTerms, Adjustment, Booking, Change, DebtAgreement, Energy, Entry, INTERVAL_S,
-    IntervalQuality, LedgerKind, LocalDate, MeterId, MeterRecord, Outcome, PlanId, Policy,
-    Purchase, QuarantineReason, Sale, Seq, SupplyTerms, TariffVersion, UnixSeconds,
+    IntervalQuality, LedgerKind, LocalCalendar, LocalDate, MeterId, MeterRecord, Outcome, PlanId,
+    Policy, Purchase, QuarantineReason, Sale, Seq, SupplyTerms, TariffVersion, UnixSeconds,
 };
 
 use super::money::{Move, Owing};
@@ -47,6 +47,8 @@ pub struct Book {
 #[derive(Debug, Default)]
 pub(super) struct Holder {
     pub(super) terms: Option<AccountTerms>,
+    /// Its plans, each from its first instant on.
+    plans: Vec<(UnixSeconds, PlanId)>,
     /// Its movements but those of energy, in their order.
     pub(super) moves: Vec<Move>,
     pub(super) owing: Owing,
@@ -239,9 +241,34 @@ impl Book {
     }
 
     pub(super) fn tariff(&self, holder: &Holder) -> Option<Tariff> {
-        let terms = holder.terms.as_ref()?;
-        let versions = self.versions.get(&terms.plan)?;
-        Tariff::new(&terms.zone, self.holidays.clone(), versions).ok()
+        let zone = &holder.terms.as_ref()?.zone;
+        let mut plans = Vec::new();
+        for (from, plan) in &holder.plans {
+            plans.push((*from, self.versions.get(plan)?.as_slice()));
+        }
+        Tariff::of_plans(zone, self.holidays.clone(), &plans).ok()
+    }
+
+    /// An account's terms. Another plan holds from the next local midnight on, after now and after
+    /// all that is metered by now.
+    fn terms(&mut self, terms: &AccountTerms) {
+        let id = terms.account;
+        let mut last = self.now;
+        for service in self.services.iter().filter(|service| service.account == id) {
+            let ends = Some(service.to).filter(|to| *to != UnixSeconds(u32::MAX));
+            let known = service.known.iter().filter(|(_, known)| known.by <= self.seq);
+            last = known.map(|(at, _)| *at).chain(ends).chain([service.from]).fold(last, Ord::max);
+        }
+        let calendar = LocalCalendar::new(&terms.zone).expect("the story's zones are known");
+        let midnight = calendar.day_start(calendar.local(last).date.next());
+        let holder = self.accounts.entry(id).or_default();
+        holder.plans.retain(|(from, _)| *from < midnight);
+        match holder.plans.last() {
+            None => holder.plans.push((UnixSeconds(0), terms.plan)),
+            Some((_, plan)) if *plan != terms.plan => holder.plans.push((midnight, terms.plan)),
+            Some(_) => {}
+        }
+        holder.terms = Some(terms.clone());
     }
 
     fn change(&mut self, change: &Change) {
@@ -254,9 +281,7 @@ impl Book {
             Change::Meter(record) => {
                 self.records.insert(record.meter, *record);
             }
-            Change::Account(terms) => {
-                self.accounts.entry(terms.account).or_default().terms = Some(terms.clone());
-            }
+            Change::Account(terms) => self.terms(terms),
             Change::Install(installation) => self.install(installation),
             Change::Remove(removal) => self.remove(removal),
             Change::Resolve(resolution) => self.resolve(resolution),

@@ -7,7 +7,7 @@ use meter::{
     UnixSeconds, ZoneError,
 };
 
-/// A plan as it applies in one time zone.
+/// A plan, or several one after another, as they apply in one time zone.
 #[derive(Clone, Debug)]
 pub struct Tariff {
     calendar: LocalCalendar,
@@ -49,12 +49,32 @@ impl Tariff {
         holidays: BTreeSet<LocalDate>,
         versions: &[TariffVersion],
     ) -> Result<Self, ZoneError> {
+        Self::of_plans(zone, holidays, &[(UnixSeconds(0), versions)])
+    }
+
+    /// Plans with their versions, each from an instant on until the next begins.
+    ///
+    /// # Errors
+    /// [`ZoneError`] when the zone is unknown.
+    pub fn of_plans(
+        zone: &str,
+        holidays: BTreeSet<LocalDate>,
+        plans: &[(UnixSeconds, &[TariffVersion])],
+    ) -> Result<Self, ZoneError> {
         let calendar = LocalCalendar::new(zone)?;
-        let versions = versions
-            .iter()
-            .map(|version| (calendar.day_start(version.valid_from), version.clone()))
-            .collect();
-        Ok(Self { calendar, holidays, versions })
+        let mut in_force = BTreeMap::new();
+        for (index, (from, versions)) in plans.iter().enumerate() {
+            let until = plans.get(index + 1).map_or(UnixSeconds(u32::MAX), |next| next.0);
+            let mut versions: Vec<&TariffVersion> = versions.iter().collect();
+            versions.sort_by_key(|version| version.valid_from);
+            for version in versions {
+                let from = calendar.day_start(version.valid_from).max(*from);
+                if from < until {
+                    in_force.insert(from, version.clone());
+                }
+            }
+        }
+        Ok(Self { calendar, holidays, versions: in_force })
     }
 
     /// The version in force at `at`, with its first instant.

@@ -5,7 +5,8 @@
 use meter::{
     AccountId, AccountTerms, Adjustment, Booking, Change, Clearance, Closing, DebtAgreement,
     DebtShare, Emergency, EventCode, FriendlyId, LedgerKind, LocalCalendar, MeterEvent, Mode,
-    ModeSwitch, Money, Purchase, PurchaseId, Sale, SaleLine, Subject, SupplyTerms, UnixSeconds,
+    ModeSwitch, Money, PlanId, Purchase, PurchaseId, Sale, SaleLine, Subject, SupplyTerms,
+    UnixSeconds,
 };
 
 use super::counter::{Counter, Sold};
@@ -27,6 +28,8 @@ struct Wallet {
     /// What sells energy, where the account is sold in kWh; and what it sold.
     counter: Option<Counter>,
     sold: Vec<Sold>,
+    /// Its plan by now.
+    plan: PlanId,
     /// How the account is billed, since the last switch, and from when that holds.
     mode: Option<(Mode, UnixSeconds)>,
     sales: u64,
@@ -64,7 +67,8 @@ impl Scene {
     /// What else people do with an account, each thing in a row of its own.
     pub(super) fn deeds(&mut self, terms: &AccountTerms, dice: &mut Dice) {
         let account = terms.account;
-        let mut wallet = Wallet { is_counter: dice.happens(500), ..Wallet::default() };
+        let (is_counter, plan) = (dice.happens(500), terms.plan);
+        let mut wallet = Wallet { is_counter, plan, ..Wallet::default() };
         if self.flat.versions.iter().any(|version| version.plan == terms.plan) {
             wallet.counter = Some(Counter::new(&self.flat));
         }
@@ -92,7 +96,12 @@ impl Scene {
                 6 | 7 => Some(Change::Emergency(Emergency { account, at })),
                 8 => wallet.switch(terms, at, dice),
                 9 => Some(Change::SupplyTerms(supply_terms(account, dice))),
-                _ => Some(Change::Account(other_limits(terms, dice))),
+                _ => {
+                    if loadgen::mix(u64::from(account.0) ^ u64::from(round)).is_multiple_of(2) {
+                        wallet.move_on();
+                    }
+                    Some(Change::Account(wallet.other_terms(terms, dice)))
+                }
             };
             self.doings.extend(change.map(|change| (round, vec![change])));
         }
@@ -173,16 +182,6 @@ fn supply_terms(account: AccountId, dice: &mut Dice) -> SupplyTerms {
     }
 }
 
-/// The same terms with other limits; told again they undo no switch of mode.
-fn other_limits(terms: &AccountTerms, dice: &mut Dice) -> AccountTerms {
-    let low = cents(dice, 100_000_000);
-    AccountTerms {
-        overdraft: money(cents(dice, 50_000_000)),
-        low_levels: [money(low), money(low / 2)],
-        ..terms.clone()
-    }
-}
-
 /// A movement that a person books.
 fn book(account: AccountId, at: UnixSeconds, dice: &mut Dice) -> Change {
     use LedgerKind::{Adjustment, FreeIssue, OpeningBalance, Refund};
@@ -255,6 +254,23 @@ impl Wallet {
             }
         }
         Some(Change::Sale(sale))
+    }
+
+    /// Other limits under the plan of now; told again the terms undo no switch of mode.
+    fn other_terms(&self, terms: &AccountTerms, dice: &mut Dice) -> AccountTerms {
+        let low = cents(dice, 100_000_000);
+        AccountTerms {
+            plan: self.plan,
+            overdraft: money(cents(dice, 50_000_000)),
+            low_levels: [money(low), money(low / 2)],
+            ..terms.clone()
+        }
+    }
+
+    /// Another plan, from the next midnight on. An account sold in kWh keeps its own.
+    fn move_on(&mut self) {
+        let next = Scene::next_plan(self.plan).filter(|_| self.counter.is_none());
+        self.plan = next.unwrap_or(self.plan);
     }
 
     /// Arrears become a debt.

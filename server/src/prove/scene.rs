@@ -33,6 +33,8 @@ const STARTS: [u32; 5] =
 const PLAN: PlanId = PlanId(1);
 /// Of one rate, as energy is sold under.
 const FLAT: PlanId = PlanId(2);
+/// What accounts move on to.
+const OTHERS: [PlanId; 2] = [PlanId(3), PlanId(4)];
 const CALENDAR: CalendarId = CalendarId(1);
 
 /// A meter of the story.
@@ -149,6 +151,7 @@ impl Scene {
         let mut scene = Self { start, rounds, devices, doings, events, flat, sold };
         scene.terms(zone, &mut dice);
         scene.flat_terms(&mut Dice::new(options.seed, 5));
+        scene.other_terms(&mut Dice::new(options.seed, 6));
         let homes: Vec<AccountTerms> =
             (1..=options.meters).map(|id| scene.home(id, zone, options.seed, &mut dice)).collect();
         scene.people(options.meters, &mut dice);
@@ -218,6 +221,28 @@ impl Scene {
             self.doings[0].1.push(Change::Tariff(version.clone()));
             self.flat.versions.push(version);
         }
+    }
+
+    /// Plans that accounts move on to, each with a version from before and one that begins meanwhile,
+    /// which may be told late.
+    fn other_terms(&mut self, dice: &mut Dice) {
+        let calendar = LocalCalendar::new(&self.flat.zone).expect("the zones are compiled in");
+        let today = calendar.local(self.start).date;
+        for plan in OTHERS {
+            let first = TariffVersion { plan, ..version(today.first_of_month(), CALENDAR, dice) };
+            self.doings[0].1.push(Change::Tariff(first));
+            let days = u64::from(self.rounds / ROUNDS_A_DAY);
+            let from = later(today, 3 + dice.below(days));
+            let second = TariffVersion { plan, ..version(from, CALENDAR, dice) };
+            let told = dice.below(u64::from(ROUNDS_A_DAY)) as u32;
+            self.doings.push((told.min(self.rounds - 1), vec![Change::Tariff(second)]));
+        }
+    }
+
+    /// The plan that an account moves on to, if there is one left.
+    pub(super) fn next_plan(plan: PlanId) -> Option<PlanId> {
+        let place = OTHERS.iter().position(|other| *other == plan);
+        OTHERS.get(place.map_or(0, |place| place + 1)).copied()
     }
 
     /// Times in which nobody is cut off: two calendars, either of which may be the policy's.

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loadgen::truth::Book;
+use loadgen::truth::{Book, Tariff};
 use meter::{
-    AccountId, AlarmCode, Cause, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId, OrderKind,
-    OrderReason, OrderRow, OrderState, Outcome, PurchaseId, QuarantineReason, Seq, Split,
-    TransformerId,
+    AccountId, AlarmCode, Cause, Change, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId,
+    OrderKind, OrderReason, OrderRow, OrderState, Outcome, PlanId, PurchaseId, QuarantineReason,
+    Seq, Split, TariffVersion, TransformerId,
 };
 
 use super::check::{books, check, entries};
@@ -88,7 +88,8 @@ fn one_tick_more(ended: &mut Ended, kind: LedgerKind) -> Option<()> {
 
 #[test]
 fn wrong_readings_and_rows_are_seen() {
-    let spoils: [(&str, &str, Spoil); 5] = [
+    let spoils: [(&str, &str, Spoil); 6] = [
+        ("a change of plan not heeded", "the rules give", under_the_old_plan),
         ("a reading lost", "I2", |ended| {
             let key = *ended.store.readings.keys().next_back()?;
             ended.store.readings.remove(&key).map(|_| ())
@@ -158,6 +159,35 @@ fn wrong_movements_are_seen() {
     let log = entries(&ended).unwrap();
     let book = follow(&ended.store, &ended.orders, &log, |_, _| {}).unwrap();
     check_all(ended, |ended| books(ended, &book).map(|_| ()), &spoils);
+}
+
+/// Rates a quarter hour by the plan that its account has left.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other changes are of no plan")]
+fn under_the_old_plan(ended: &mut Ended) -> Option<()> {
+    let mut versions: BTreeMap<PlanId, Vec<TariffVersion>> = BTreeMap::new();
+    let mut plans: BTreeMap<AccountId, PlanId> = BTreeMap::new();
+    let mut left = BTreeMap::new();
+    for change in ended.told.iter().flat_map(|(_, changes)| changes) {
+        match change {
+            Change::Tariff(version) => {
+                versions.entry(version.plan).or_default().push(version.clone());
+            }
+            Change::Account(terms) => {
+                let old = plans.insert(terms.account, terms.plan);
+                if let Some(old) = old.filter(|old| *old != terms.plan) {
+                    left.insert(terms.account, (old, terms.zone.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+    // The newest first: the change holds by then.
+    ended.store.intervals.values_mut().rev().find_map(|row| {
+        let (old, zone) = left.get(&row.account)?;
+        let tariff = Tariff::new(zone, BTreeSet::new(), &versions[old]).ok()?;
+        let cost = Money::from_ticks(tariff.plain_cost(row.start, row.energy.wh()));
+        (cost != std::mem::replace(&mut row.cost, cost)).then_some(())
+    })
 }
 
 /// Changes the first receipt of energy that is such a one.
