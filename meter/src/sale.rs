@@ -215,19 +215,38 @@ impl SaleTerms<'_> {
             let net = paid.and_then(|paid| self.net(paid).ok());
             net.is_some_and(|split| split.credit >= credit)
         };
-        let (mut low, mut high) = (0_i64, CENTS_MAX);
-        if !is_enough(high) {
+        if !is_enough(CENTS_MAX) {
             return Err(SplitError::NothingLeft);
         }
+        // Two lines are rounded, so that what is left may fall where the payment rises: the search
+        // goes by what would be left without rounding, and from there on payment by payment.
+        let (mut low, mut high) = (1_i64, CENTS_MAX);
         while low < high {
             let middle = low + (high - low) / 2;
-            if is_enough(middle) {
+            if self.unrounded_e4(middle) > (i128::from(credit.ticks()) - CENT_TICKS) * 10_000 {
                 high = middle;
             } else {
                 low = middle + 1;
             }
         }
+        // A whole hundredth is lost to rounding where both lines stand at half of one.
+        low -= i64::from(is_enough(low - 1));
+        while !is_enough(low) {
+            low += 1;
+        }
         Ok(Money::from_ticks(low * Money::TICKS_PER_CENT))
+    }
+
+    /// What would be left of a payment of so many hundredths if share and tax were not rounded, in
+    /// 1/10,000 tick: with rounding it is at most a hundredth more or less.
+    fn unrounded_e4(&self, cents: i64) -> i128 {
+        let paid = i128::from(cents) * CENT_TICKS;
+        let debt = self.debt.map_or(0, |debt| {
+            let most = i128::from(debt.most.ticks().max(0));
+            (paid * i128::from(debt.share_bp)).min(most * 10_000)
+        });
+        let fee = i128::from(self.version.fee.round_to_cents().ticks());
+        (paid - fee) * 10_000 - debt - paid * i128::from(self.version.tax_bp)
     }
 
     fn below(&self, credit: Money) -> SplitError {
@@ -403,6 +422,32 @@ mod tests {
         let all = TariffVersion { tax_bp: 10_000, ..version.clone() };
         let error = SaleTerms { version: &all, ..terms }.split(Ask::Money(cents(500)));
         assert_eq!(error, Err(SplitError::NothingLeft));
+    }
+
+    /// One hundredth more may be taken by both share and tax: less may be left of more.
+    #[test]
+    fn the_least_payment_is_the_least() {
+        let check = |(share_bp, tax_bp, most), energy_wh, want| {
+            let version = TariffVersion {
+                prices: vec![Price::from_e4(703)],
+                fee: cents(2),
+                tax_bp,
+                ..version(&[(0, 0)])
+            };
+            let debt = Some(DebtShare { most: cents(most), share_bp });
+            let terms = SaleTerms { debt, ..terms(&version, 0) };
+            let split = terms.split(Ask::Energy(Energy::from_wh(energy_wh))).unwrap();
+            assert_eq!(split.paid, cents(want), "{share_bp} {tax_bp} {energy_wh}: {split:?}");
+            let enough = (0..want).filter(|paid| {
+                let split = terms.net(cents(*paid)).unwrap();
+                split.credit >= terms.cost(energy_wh).unwrap()
+            });
+            assert_eq!(enough.count(), 0, "{share_bp} {tax_bp} {energy_wh}");
+        };
+        check((1785, 4414, 223), 9639, 182);
+        check((10_000, 0, 500), 100, 503);
+        check((9000, 2000, 50), 1000, 75);
+        check((5000, 4999, 1000), 100, 2005);
     }
 
     #[test]

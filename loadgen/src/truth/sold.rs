@@ -141,3 +141,67 @@ impl Counter<'_> {
 fn ticks(ticks: i128) -> Money {
     Money::from_ticks(i64::try_from(ticks).expect("an amount fits"))
 }
+
+#[cfg(test)]
+mod tests {
+    use meter::{
+        Ask, Block, BlockPeriod, CreditUnit, CurrencyCode, LocalDate, PlanId, Price, SaleTerms,
+        SplitError,
+    };
+
+    use super::*;
+    use crate::mix;
+
+    /// The counter of the node and this one, for many terms and amounts.
+    #[test]
+    fn both_counters_write_the_same_receipts() {
+        for seed in 0..3000_u64 {
+            let mut turn = 0;
+            let mut below = |bound: u64| {
+                turn += 1;
+                mix(seed << 8 | turn) % bound
+            };
+            let mut from_kwh = 0;
+            let mut blocks = Vec::new();
+            for index in 0..1 + below(4) {
+                let adder = if index == 0 { 0 } else { below(4000) };
+                blocks.push(Block { from_kwh, adder: Price::from_e4(adder as i64) });
+                from_kwh += 1 + below(40);
+            }
+            let version = TariffVersion {
+                plan: PlanId(1),
+                valid_from: LocalDate::parse("2026-01-01").unwrap(),
+                currency: CurrencyCode::parse("CNY").unwrap(),
+                prices: vec![Price::from_e4(1 + below(12_000) as i64)],
+                seasons: Vec::new(),
+                calendar: None,
+                blocks,
+                block_period: BlockPeriod::Month,
+                standing_per_day: Money::ZERO,
+                standing_per_month: Money::ZERO,
+                tax_bp: below(5000) as u32,
+                fee: Money::from_ticks(below(3_000_000) as i64),
+            };
+            let most = Money::from_ticks(below(40_000_000) as i64);
+            let debt = DebtShare { most, share_bp: below(4500) as u32 };
+            let debt = (below(2) == 0).then_some(debt);
+            let bought_wh = below(80_000);
+            let counter = Counter { version: &version, debt, bought_wh };
+            let bought = Energy::from_wh(bought_wh);
+            let terms = SaleTerms { version: &version, debt, unit: CreditUnit::Energy, bought };
+            let paid = Money::from_ticks(below(3000) as i64 * 100_000);
+            let sold = terms.split(Ask::Money(paid)).map_err(|error| {
+                let SplitError::BelowMinimum { least, .. } = error else { panic!("{error}") };
+                least.ticks()
+            });
+            assert_eq!(counter.for_money(paid), sold, "seed {seed}: {paid:?} of {counter:?}");
+            let energy = Energy::from_wh(below(60_000));
+            let sold = terms.split(Ask::Energy(energy));
+            assert_eq!(Ok(counter.for_energy(energy)), sold, "seed {seed}: {energy:?} {counter:?}");
+            if paid > Money::ZERO {
+                assert_eq!(Ok(counter.free(paid)), terms.free(Ask::Money(paid)), "seed {seed}");
+            }
+            assert_eq!(Ok(counter.free_energy(energy)), terms.free(Ask::Energy(energy)));
+        }
+    }
+}
