@@ -24,6 +24,8 @@ async fn every_question_has_the_answer_of_the_page() {
     assert_eq!(questions.len(), 20);
     for server in Server::all().await {
         let sink = Sink::open(server.fresh("week").await).await.unwrap();
+        // Twice, as after a crash: also the questions without FINAL count a row once.
+        week::load(&sink).await;
         week::load(&sink).await;
         if std::env::var_os("METERD_WRITE_ANSWERS").is_some() {
             let answers: Vec<String> =
