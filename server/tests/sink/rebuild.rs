@@ -1,5 +1,6 @@
 //! `meterd storage rebuild` and `meterd storage status`, on a real node with the simulator's week in
-//! its log: tables damaged by hand end as they were, with the node running and without.
+//! its log: tables damaged by hand end as they were, with the node running and without, and when only
+//! the archive has the beginning of the log.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,8 @@ const ENTRIES: usize = 6000;
 /// The morning after that week, when the nodes start: no day ends while they run.
 const AFTER: UnixSeconds = UnixSeconds(START.0 + 7 * DAY_S + 3600);
 const DAY_S: u32 = 86_400;
+/// A segment of the log, as in the nodes' settings.
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// Tables and their keys.
 const TABLES: [(&str, &str); 6] = [
     ("readings", "meter_id, taken_at, seq"),
@@ -42,6 +45,12 @@ struct Place {
 
 impl Place {
     fn new(old: Option<OldServer>) -> Self {
+        Self::with(old, SEGMENT_BYTES, "")
+    }
+
+    /// With settings of the node's own section and whole sections in `more`, and a log in segments of
+    /// `segment_bytes`.
+    fn with(old: Option<OldServer>, segment_bytes: u64, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (api, mut clickhouse) = (free(), free());
@@ -56,7 +65,7 @@ impl Place {
             }
         };
         let settings = format!(
-            "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"127.0.0.1:0\"\n\
+            "[node]\ndata_dir = {:?}\n{more}[ingest]\nudp_listen = \"127.0.0.1:0\"\n\
              tcp_listen = \"127.0.0.1:0\"\n[log]\nsegment_bytes = 16777216\n\
              reserve_bytes = 16777216\n[clickhouse]\n{engine}\n\
              block_age_ms_max = 50\n[api]\nlisten = \"{api}\"\n\
@@ -67,7 +76,7 @@ impl Place {
             AFTER.plus(DAY_S).0
         );
         fs::write(folder.path().join("meterd.toml"), settings).unwrap();
-        write_log(&folder.path().join("data/log"));
+        write_log(&folder.path().join("data/log"), segment_bytes);
         Self { folder, clickhouse, old }
     }
 
@@ -134,13 +143,13 @@ impl Place {
 }
 
 /// The log of a node that took in the first entries of the week.
-fn write_log(folder: &Path) {
+fn write_log(folder: &Path, segment_size_bytes: u64) {
     fs::create_dir_all(folder).unwrap();
     let feeder = Feeder::new(Seed(1), START);
     let entries: Vec<Entry> = feeder.entries(feeder.end()).into_iter().take(ENTRIES).collect();
     let disk = Directory::open(folder, WritePath::Buffered).unwrap();
     let config = Config {
-        segment_size_bytes: 16 << 20,
+        segment_size_bytes,
         reserve_segments: 1,
         spares_max: 1,
         durability: Durability::Synced,
@@ -226,6 +235,42 @@ fn damaged_tables_of_an_old_server_end_as_they_were() {
     if let Some(old) = OldServer::start() {
         check(Some(old));
     }
+}
+
+/// The first segment that a folder has, by its name.
+fn first_segment(folder: &Path) -> Option<String> {
+    let names = fs::read_dir(folder).ok()?;
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("seg-")).min()
+}
+
+#[test]
+fn tables_are_made_again_where_only_the_archive_has_the_beginning() {
+    const FIRST: &str = "seg-00000000000000000001.log";
+    // A snapshot each second: the log gives up what is archived.
+    let more = "snapshot_s = 1\n[archive]\nstore = \"../archive\"\n";
+    let place = Place::with(None, 128 << 10, more);
+    let (log, archive) =
+        (place.folder.path().join("data/log"), place.folder.path().join("archive"));
+    let mut node = place.serve();
+    place.drained(&mut node);
+    let want = place.contents();
+    while first_segment(&log).unwrap().as_str() == FIRST {
+        assert!(node.try_wait().unwrap().is_none(), "the node ended");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(first_segment(&archive).as_deref(), Some(FIRST), "what the log gave up is kept");
+    place.damage();
+    end(node);
+
+    let away = archive.with_extension("away");
+    fs::rename(&archive, &away).unwrap();
+    let refused = place.storage(&["rebuild"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "rebuilt without the beginning: {said}");
+    assert!(said.contains("neither in the log's folder nor in the archive"), "{said}");
+    fs::rename(&away, &archive).unwrap();
+    rebuild(&place, &want, "offline");
 }
 
 #[test]
