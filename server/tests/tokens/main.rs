@@ -1,9 +1,11 @@
 //! Tokens end to end: a node in a process of its own sells them, sends them to the simulator's meter
-//! over DLMS, is killed in between, sells many from a file, and tells nobody a key or a token.
+//! over DLMS, is killed in between, sells many from a file, and tells nobody a key or a token. And an
+//! account is cut off and restored over the same wire.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod node;
+mod supply;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
