@@ -7,7 +7,7 @@ use meter::{
 
 use crate::alarm::{Panel, Quiet};
 use crate::charge::{Others, Sum};
-use crate::rates::{Cell, PlanFrom, Rates, Stretch};
+use crate::rates::{Cell, Rates, Stretch};
 use crate::reference::NO_RATES;
 use crate::snapshot::layout;
 
@@ -41,8 +41,7 @@ pub(crate) struct Rest {
     pub(crate) id: AccountId,
     /// Its meter, or the last one.
     pub(crate) meter: MeterId,
-    /// Its plans in the order of time, and its zone as the number of its name.
-    pub(crate) plans: Vec<PlanFrom>,
+    /// Its zone as the number of its name.
     pub(crate) zone: u32,
     pub(crate) overdraft: Money,
     pub(crate) low_levels: [Money; 2],
@@ -60,7 +59,6 @@ layout!(Rest {
     others,
     id,
     meter,
-    plans,
     zone,
     overdraft,
     low_levels,

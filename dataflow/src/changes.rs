@@ -115,7 +115,6 @@ impl Books {
         let plans = self.plans_under(slot, terms, zone);
         let rates = self.reference.rates_of(&plans, zone);
         let account = &mut self.accounts[slot as usize];
-        account.rest.plans = plans;
         account.set_terms(terms, zone, rates);
         if let Some(mode) = self.supply.get(&terms.account).and_then(Supply::switched) {
             account.set_mode(mode);
@@ -127,7 +126,7 @@ impl Books {
     /// the newest tick and all that was metered, so that nothing is ever rated by two.
     fn plans_under(&self, slot: u32, terms: &AccountTerms, zone: u32) -> Vec<PlanFrom> {
         let account = &self.accounts[slot as usize];
-        let mut plans = account.rest.plans.clone();
+        let mut plans = self.reference.plans(account.rates).to_vec();
         let plan = terms.plan.0;
         if plans.is_empty() || zone != account.rest.zone {
             return vec![PlanFrom { from: UnixSeconds(0), plan }];

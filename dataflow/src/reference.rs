@@ -102,6 +102,12 @@ impl Reference {
         place(self.keys.len() - 1)
     }
 
+    /// The plans that rates are made of, in the order of time.
+    pub(crate) fn plans(&self, rates: RatesIndex) -> &[PlanFrom] {
+        let key = usize::from(rates).checked_sub(1).and_then(|index| self.keys.get(index));
+        key.map_or(&[], |key| &key.0)
+    }
+
     fn calendar(&self, zone: u32) -> LocalCalendar {
         // The registry lets no other name pass; the books then go on in UTC rather than stop.
         let name = self.zones.get(zone as usize).map_or("UTC", String::as_str);

@@ -6,6 +6,7 @@ use crate::account::Account;
 use crate::books::{Books, NO_SLOT};
 use crate::installed::{Meter, NO_ACCOUNT, Whole};
 use crate::loss::{Loss, Unit};
+use crate::rates::PlanFrom;
 use crate::reference::Reference;
 use crate::router::owner;
 use crate::silence::Gateway;
@@ -34,7 +35,13 @@ impl Books {
             let known = self.records.iter().filter(|record| record.period_s != 0);
             records.extend(known.map(|r| Record::of(METER, r.meter.0.into(), &RecordOf(*r))));
         }
-        records.extend(self.accounts.iter().map(|a| Record::of(ACCOUNT, a.rest.id.0.into(), a)));
+        records.extend(self.accounts.iter().map(|account| {
+            // Workers number rates each as they need them: what they are made of is the same.
+            let mut bytes = Vec::new();
+            self.reference.plans(account.rates).to_vec().put(&mut bytes);
+            account.put(&mut bytes);
+            Record { kind: ACCOUNT, key: account.rest.id.0.into(), bytes }
+        }));
         records.extend(self.meters.iter().enumerate().map(|(slot, meter)| {
             let key = u64::from(meter.rest.id.0) << 32 | u64::from(meter.rest.from.0);
             let mut bytes = Vec::new();
@@ -63,7 +70,10 @@ impl Books {
             let mut bytes = &record.bytes[..];
             match record.kind {
                 METER => books.note_record(&RecordOf::take(&mut bytes)?.0),
-                ACCOUNT => books.take_account(Account::take(&mut bytes)?)?,
+                ACCOUNT => {
+                    let plans: Vec<PlanFrom> = Vec::take(&mut bytes)?;
+                    books.take_account(&plans, Account::take(&mut bytes)?);
+                }
                 INSTALLED => books.take_meter(Whole::take(&mut bytes)?)?,
                 GATEWAY => {
                     let gateway = Gateway::take(&mut bytes)?;
@@ -86,17 +96,16 @@ impl Books {
         Some(books)
     }
 
-    fn take_account(&mut self, mut account: Account) -> Option<()> {
+    fn take_account(&mut self, plans: &[PlanFrom], mut account: Account) {
         if owner(account.rest.id.0, self.workers) != self.worker {
-            return Some(());
+            return;
         }
-        if !account.rest.plans.is_empty() {
-            account.rates = self.reference.rates_of(&account.rest.plans, account.rest.zone);
+        if !plans.is_empty() {
+            account.rates = self.reference.rates_of(plans, account.rest.zone);
         }
         self.standing_due = self.standing_due.min(account.rest.standing_due);
         let slot = self.account_slot(account.rest.id);
         self.accounts[slot as usize] = account;
-        Some(())
     }
 
     fn take_meter(&mut self, whole: Whole<Meter>) -> Option<()> {
