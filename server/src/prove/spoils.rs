@@ -7,7 +7,7 @@ use loadgen::truth::{Book, Tariff};
 use meter::{
     AccountId, AlarmCode, Cause, Change, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId,
     OrderKind, OrderReason, OrderRow, OrderState, Outcome, PlanId, PurchaseId, QuarantineReason,
-    Seq, Split, TariffVersion, TransformerId,
+    Sale, Seq, Split, TariffVersion, TransformerId,
 };
 
 use super::check::{books, check, entries};
@@ -76,6 +76,14 @@ fn of(kind: LedgerKind) -> impl Fn(&LedgerRow) -> bool {
 
 fn lose(ended: &mut Ended, kind: LedgerKind) -> Option<()> {
     retouch(ended, of(kind), |rows, place| {
+        rows.remove(place);
+    })
+}
+
+/// What a reversal gives back under a kind is lost.
+fn keep(ended: &mut Ended, kind: LedgerKind) -> Option<()> {
+    let is_given_back = |row: &LedgerRow| row.kind == kind && row.amount > Money::ZERO;
+    retouch(ended, is_given_back, |rows, place| {
         rows.remove(place);
     })
 }
@@ -272,13 +280,6 @@ fn wrong_receipts_of_energy_are_seen() {
 
 /// The first quiet story in which a sale of energy is split over blocks, and one begins in a later.
 fn energy_story() -> Options {
-    let quiet = |seed| Options {
-        meters: 4,
-        days: 3,
-        workers: 1,
-        faults: BTreeSet::new(),
-        ..Options::derive(seed)
-    };
     let has_all = |options: &Options| {
         let sold = Scene::new(options).sold;
         let sold = || sold.iter().filter(|sold| !sold.is_free);
@@ -286,6 +287,39 @@ fn energy_story() -> Options {
             && sold().any(|sold| sold.split.blocks.first().is_some_and(|part| part.from_kwh > 0))
     };
     (1..200).map(quiet).find(has_all).expect("energy is sold in most of the stories")
+}
+
+/// A small story without faults.
+fn quiet(seed: u64) -> Options {
+    Options { meters: 6, days: 5, workers: 1, faults: BTreeSet::new(), ..Options::derive(seed) }
+}
+
+#[test]
+fn what_a_reversal_does_not_give_back_is_seen() {
+    let gives_debt_back = |options: &Options| {
+        let scene = Scene::new(options);
+        let changes = scene.doings.iter().flat_map(|(_, changes)| changes);
+        let sales = changes.filter_map(match_sale);
+        let mut lines = sales.flat_map(|sale| &sale.lines);
+        lines.any(|line| line.kind == LedgerKind::DebtRecovery && line.amount > Money::ZERO)
+    };
+    let debt = (1..2000).map(quiet).find(gives_debt_back).expect("some debt is given back");
+    // In the third story emergency credit is out again, as its ledger says.
+    for (options, kind) in
+        [(quiet(3), LedgerKind::EmergencyRepaid), (debt, LedgerKind::DebtRecovery)]
+    {
+        let mut ended = Story::new(&options).tell().unwrap();
+        let log = entries(&ended).unwrap();
+        let book = follow(&ended.store, &ended.orders, &log, |_, _| {}).unwrap();
+        books(&ended, &book).unwrap();
+        assert!(keep(&mut ended, kind).is_some(), "{kind:?} is not given back in {options}");
+        let said = format!("{:#}", books(&ended, &book).unwrap_err());
+        assert!(said.contains("I1"), "{kind:?}: {said}");
+    }
+}
+
+fn match_sale(change: &Change) -> Option<&Sale> {
+    if let Change::Sale(sale) = change { Some(sale) } else { None }
 }
 
 /// The first moment at which an account is owing, without an order, and not to be cut off for this
