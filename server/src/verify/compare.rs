@@ -171,13 +171,19 @@ pub(super) fn snapshot(replayed: &Replayed, shown: Option<&Shown>) -> Side {
     Side::of("snapshot", what, difference)
 }
 
-/// The registry: what people made, by account and kind.
+/// The registry: what people made, by account and kind, and what is left of debts.
 pub(super) async fn registry(settings: &Settings, replayed: &Replayed) -> anyhow::Result<Side> {
     let path = settings.node.data_dir.join("registry.sqlite");
     let mut audit = Audit::open(&path).await?;
     audit.check_version().await?;
     let (accounts, rows) = (audit.accounts().await?, audit.money(replayed.outbox).await?);
-    let difference = differs_from_registry(&replayed.tally, &accounts, &rows);
+    let mut difference = differs_from_registry(&replayed.tally, &accounts, &rows);
+    let debts = audit.debts().await?;
+    // Debts are kept as they stand now: they are those of the log only where it has every change.
+    let has_all = audit.newest_outbox().await? == replayed.outbox;
+    if has_all {
+        difference = difference.or_else(|| differs_in_debts(&replayed.tally, &debts));
+    }
     let mut what = format!("through change {}: {} accounts", replayed.outbox, accounts.len());
     for kind in MADE_BY_PEOPLE {
         let of_kind = rows.iter().filter(|row| row.kind == kind);
@@ -187,7 +193,28 @@ pub(super) async fn registry(settings: &Settings, replayed: &Replayed) -> anyhow
             what += &format!(", {movements} {}{plural}", kind.name().replace('_', " "));
         }
     }
+    if has_all && !debts.is_empty() {
+        what += &format!(", debts of {} accounts", debts.len() / 2);
+    }
     Ok(Side::of("registry", what, difference))
+}
+
+/// The first account of whose debts the log and the registry do not leave the same. What a switch of
+/// mode made a debt the registry learns when it next needs it, and is compared from then on.
+fn differs_in_debts(tally: &Tally, debts: &[MoneyRow]) -> Option<Difference> {
+    let ours = |row: &MoneyRow| {
+        let account = tally.account(AccountId(row.account));
+        account.map_or(0, |account| account.kind(row.kind).1)
+    };
+    debts.chunks_exact(2).find_map(|rows| {
+        let [agreed, recovered] = rows else { return None };
+        if ours(agreed) != agreed.ticks || ours(recovered) == recovered.ticks {
+            return None;
+        }
+        let (ours, theirs) = (units(ours(recovered).into()), units(recovered.ticks.into()));
+        let what = format!("of its debt {ours} recovered by the log, {theirs} by the registry");
+        Some(Difference { account: Some(AccountId(recovered.account)), what })
+    })
 }
 
 fn differs_from_registry(tally: &Tally, accounts: &[u32], rows: &[MoneyRow]) -> Option<Difference> {
@@ -358,6 +385,35 @@ mod tests {
         for kind in MADE_BY_PEOPLE.into_iter().filter(|kind| *kind != LedgerKind::Purchase) {
             check(&[3], &[bought, row(3, kind, 1, -1)], Some(3));
         }
+    }
+
+    #[test]
+    fn every_difference_of_a_debt_is_seen() {
+        let mut tally = tally();
+        let row = |number, kind, amount, balance| LedgerRow {
+            account: AccountId(3),
+            number,
+            kind,
+            amount: Money::from_ticks(amount),
+            balance: Money::from_ticks(balance),
+            at: UnixSeconds(1),
+            cause: Cause::Person(Seq(1)),
+            seq: Seq(1),
+        };
+        tally.enter(&row(3, LedgerKind::DebtAgreed, 50, 143)).unwrap();
+        tally.enter(&row(4, LedgerKind::DebtRecovery, -20, 123)).unwrap();
+        let check = |agreed, left, want: bool| {
+            let row = |kind, ticks| MoneyRow { account: 3, kind, movements: 1, ticks };
+            let recovered = row(LedgerKind::DebtRecovery, left - agreed);
+            let rows = [row(LedgerKind::DebtAgreed, agreed), recovered];
+            let found = differs_in_debts(&tally, &rows);
+            assert_eq!(found.is_some(), want, "{agreed} {left}: {found:?}");
+        };
+        check(50, 30, false);
+        check(50, 31, true);
+        check(50, 0, true);
+        // A switch made a further debt, which the registry did not take note of yet.
+        check(40, 20, false);
     }
 
     #[test]

@@ -185,6 +185,25 @@ impl Audit {
         Ok(sums.into_iter().map(row).collect())
     }
 
+    /// What was agreed of debts and what was recovered, by account, ascending, as they stand now.
+    ///
+    /// # Errors
+    /// [`RegistryError::Database`].
+    pub async fn debts(&mut self) -> Result<Vec<MoneyRow>, RegistryError> {
+        let sums = "SELECT account, COUNT(*), SUM(amount), SUM(left_over) FROM debt \
+             GROUP BY account ORDER BY account";
+        let mut debts = Vec::new();
+        for row in sqlx::query(sums).fetch_all(&mut self.connection).await? {
+            let (account, movements) = (u32_of(&row, 0)?, to_u64(row.try_get(1)?)?);
+            let (agreed, left): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+            let recovered = left.saturating_sub(agreed);
+            let kinds = [(LedgerKind::DebtAgreed, agreed), (LedgerKind::DebtRecovery, recovered)];
+            let row = |(kind, ticks)| MoneyRow { account, kind, movements, ticks };
+            debts.extend(kinds.map(row));
+        }
+        Ok(debts)
+    }
+
     async fn rows(
         &mut self,
         text: &str,
