@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{EventCode, EventSet, Relay};
 
 use super::super::{Fault, WireError};
+use super::data::Plain;
 use super::run::Found;
 use super::{DateTime, Measured, Obis, Value};
 
@@ -181,6 +182,11 @@ impl Field {
         if thousandths { 3 } else { 0 }
     }
 
+    /// Whether its values are whole numbers with an exponent.
+    pub(super) const fn is_number(self) -> bool {
+        !matches!(self, Self::Meter | Self::Clock | Self::Relay | Self::Event | Self::Alarms)
+    }
+
     const fn is_energy(self) -> bool {
         matches!(self, Self::Register | Self::Export | Self::Rate(_))
     }
@@ -238,14 +244,43 @@ impl Row {
                     }
                 }
             }
-            _ => {
-                let raw = integer(value).ok_or(invalid)?;
-                let exponent = scaler.unwrap_or(0).saturating_add(field.exponent());
-                let number = scaled(raw, exponent, field.is_energy()).ok_or(invalid)?;
-                self.set_number(field, number).ok_or(invalid)?;
-            }
+            _ => self.set_raw(field, scaler, integer(value).ok_or(invalid)?)?,
         }
         Ok(())
+    }
+
+    /// As [`Self::set`], for a value without its type.
+    #[inline]
+    pub(super) fn set_plain(
+        &mut self,
+        column: Column,
+        value: Plain<'_>,
+        meaning: &Meaning,
+    ) -> Result<(), Fault> {
+        let Column { field: Some(field), scaler } = column else { return Ok(()) };
+        let value = match (value, field) {
+            (Plain::Null, _) => return Ok(()),
+            (Plain::Number(raw), _) if field.is_number() => {
+                return self.set_raw(field, scaler, raw);
+            }
+            (Plain::Octets(bytes), Field::Meter) => {
+                let invalid = |_| Fault::Invalid(field.name());
+                self.measured.meter = Some(bytes.try_into().map_err(invalid)?);
+                return Ok(());
+            }
+            (Plain::Number(number), _) => Value::Long64(number),
+            (Plain::Octets(bytes), _) => Value::OctetString(bytes),
+        };
+        self.set(Found { code: None, field: Some(field), value, scaler, unit: None }, meaning)
+    }
+
+    /// Takes a number as the push has it, for a field that [`Field::is_number`].
+    #[inline]
+    fn set_raw(&mut self, field: Field, scaler: Option<i8>, raw: i64) -> Result<(), Fault> {
+        let exponent = scaler.unwrap_or(0).saturating_add(field.exponent());
+        let number = scaled(raw, exponent, field.is_energy());
+        let set = number.and_then(|number| self.set_number(field, number));
+        set.ok_or_else(|| Fault::Invalid(field.name()))
     }
 
     fn set_number(&mut self, field: Field, number: i64) -> Option<()> {

@@ -1,14 +1,29 @@
 //! A push template at work: one pass over the walker, no allocation.
 
 use super::super::{Fault, WireError};
+use super::data::Plain;
 use super::field::{Column, Field};
 use super::template::{Codes, Form, List, standard};
 use super::{Group, Obis, Token, Value, Walker};
 
 /// Takes what a run finds: rows for the books, or a listing for people.
 pub(super) trait Sink {
+    /// Whether plain values may come by [`Sink::plain`], without their types.
+    const TAKES_PLAIN: bool = false;
+
     /// A value, at this offset of the body.
     fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError>;
+
+    /// A plain value for this field, at this offset of the body. Only where [`Sink::TAKES_PLAIN`].
+    fn plain(&mut self, column: Column, value: Plain<'_>, at: usize) -> Result<(), WireError> {
+        let Column { field, scaler } = column;
+        let value = match value {
+            Plain::Null => Value::Null,
+            Plain::Number(number) => Value::Long64(number),
+            Plain::Octets(bytes) => Value::OctetString(bytes),
+        };
+        self.value(Found { code: None, field, value, scaler, unit: None }, at)
+    }
 
     /// The end of a row; how many things it said.
     fn row(&mut self) -> Result<u32, WireError>;
@@ -91,6 +106,9 @@ fn position(
 ) -> Result<(), WireError> {
     let Column { field, scaler } = column;
     let at = walker.at();
+    if let Some(value) = plain(walker, sink) {
+        return sink.plain(column, value, at);
+    }
     match walker.next()? {
         Some(Token::Value(value)) => {
             sink.value(Found { code, field, value, scaler, unit: None }, at)
@@ -109,12 +127,17 @@ fn elements(
     sink: &mut impl Sink,
 ) -> Result<(), WireError> {
     let mut index = 0_u8;
+    let scaler = column.scaler;
     loop {
         let at = walker.at();
+        let field = column.field.and_then(|field| field.element(index));
+        if let Some(value) = plain(walker, sink) {
+            sink.plain(Column { field, scaler }, value, at)?;
+            index = index.saturating_add(1);
+            continue;
+        }
         match walker.next()? {
             Some(Token::Value(value)) => {
-                let field = column.field.and_then(|field| field.element(index));
-                let scaler = column.scaler;
                 sink.value(Found { code: None, field, value, scaler, unit: None }, at)?;
                 index = index.saturating_add(1);
             }
@@ -122,6 +145,12 @@ fn elements(
             Some(Token::Close) | None => return Ok(()),
         }
     }
+}
+
+/// The plain value that comes next, where the sink takes such.
+#[inline]
+fn plain<'a, S: Sink>(walker: &mut Walker<'a>, _: &S) -> Option<Plain<'a>> {
+    if S::TAKES_PLAIN { walker.plain() } else { None }
 }
 
 /// Code, value, perhaps {scaler, unit}, in any nesting.

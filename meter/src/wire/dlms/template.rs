@@ -23,6 +23,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::super::WireError;
+use super::data::Plain;
 use super::field::{Column, Field, Finished, Meaning, Row};
 use super::run::{Found, Sink, run};
 use super::{Attribute, DateTime, Measured, Notification, Obis, Token, Value, Walker};
@@ -247,6 +248,14 @@ struct Rows<'t, F> {
 }
 
 impl<F: FnMut(Said<'_>)> Sink for Rows<'_, F> {
+    const TAKES_PLAIN: bool = true;
+
+    #[inline]
+    fn plain(&mut self, column: Column, value: Plain<'_>, at: usize) -> Result<(), WireError> {
+        let set = self.row.set_plain(column, value, self.meaning);
+        set.map_err(|fault| WireError::new(fault, at))
+    }
+
     #[inline]
     fn value(&mut self, found: Found<'_>, at: usize) -> Result<(), WireError> {
         self.row.set(found, self.meaning).map_err(|fault| WireError::new(fault, at))
