@@ -2,8 +2,8 @@
 //!
 //! Each ratio is taken within one run, load generator included, frames sealed beforehand.
 //! `SIZE=small` takes a tenth of the work, to see that the benches run.
-//! Names (`dataflow`, `udp`, `verify`, `node`, `clickhouse`, `questions`, `tokens`, `vend`) take some
-//! of the benches only.
+//! Names (`dataflow`, `udp`, `verify`, `node` or a row of it, `clickhouse`, `questions`, `tokens`,
+//! `vend`) take some of the benches only.
 
 use std::error::Error;
 use std::fs;
@@ -35,9 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if wants("verify") {
         rows.push(replayed(size.of(w1::READINGS / 2, w1::READINGS / 10))?);
     }
-    if wants("node") {
-        rows.extend(rows::of_a_node(size, &say)?);
-    }
+    rows.extend(rows::of_a_node(size, &wants, &say)?);
     if wants("clickhouse") {
         rows.extend(clickhouse(size)?);
     }

@@ -41,24 +41,30 @@ impl Size {
     }
 }
 
-/// Rows of one node end to end, with `say` for a line each.
+/// The rows of one node end to end, in the order in which they are measured: connections before the
+/// fleets, as what those leave free would hold the connections.
+const OF_A_NODE: [(&str, fn(Size) -> Row); 8] = [
+    ("tcp_gateway", tcp_gateway),
+    ("memory_per_connection", per_connection),
+    ("memory_per_virtual_meter", per_virtual_meter),
+    ("memory_per_meter", per_meter),
+    ("idle_rss", idle),
+    ("aligned_100k", aligned),
+    ("freshness_p99", freshness),
+    ("restart_1m", restart),
+];
+
+/// Rows of one node end to end: those that are wanted, with `say` for a line each.
 ///
 /// # Errors
 /// A bench could not run, or its result was wrong.
-pub fn of_a_node(size: Size, say: &dyn Fn(&str)) -> Result<Vec<Value>, Box<dyn Error>> {
-    // Connections before the fleets: what those leave free would hold the connections.
-    let benches: [fn(Size) -> Row; 8] = [
-        tcp_gateway,
-        per_connection,
-        per_virtual_meter,
-        per_meter,
-        idle,
-        aligned,
-        freshness,
-        restart,
-    ];
+pub fn of_a_node(
+    size: Size,
+    wants: &dyn Fn(&str) -> bool,
+    say: &dyn Fn(&str),
+) -> Result<Vec<Value>, Box<dyn Error>> {
     let mut rows = Vec::new();
-    for bench in benches {
+    for (_, bench) in OF_A_NODE.iter().filter(|(name, _)| wants("node") || wants(name)) {
         let row = bench(size)?;
         let ratio = row["ratio"].as_f64().map_or_else(String::new, |r| format!("  ratio {r:.3}"));
         say(&format!("{}: {} {}{ratio}", row["name"], row["value"], row["unit"]));

@@ -186,10 +186,11 @@ fn seal(gateway: u32, counter: u32) -> Vec<u8> {
 
 fn registrations(load: Load) -> Vec<Registration> {
     let batch = Templates::built_in().find(Templates::BATCH).expect("is built in").0;
+    let single = template();
     let gateways = (0..load.gateways).map(|gateway| gateway_registration(gateway, batch));
     let meters = (0..load.gateways * ROWS).map(|index| Registration {
         behind: GatewayId(index / ROWS + 1),
-        ..registration(index + 1, template())
+        ..registration(index + 1, single)
     });
     gateways.chain(meters).collect()
 }
