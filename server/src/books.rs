@@ -3,7 +3,7 @@
 //! The order of an entry's effects is fixed: boards first (so that whoever waits for an entry to
 //! be applied reads the balance after it), then the spool, then the word that it is applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub const SECTION_TICK: &str = "tick";
 
 /// How often an idle thread looks whether a snapshot is due.
 const IDLE: Duration = Duration::from_millis(200);
+/// Batches in the dataflow at a time: the workers have the next while one is told.
+const UNDER_WAY_MAX: usize = 2;
 /// Pause while the spool's disk is full.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
@@ -117,6 +119,8 @@ pub struct Books {
     pub cadence: Cadence,
     /// The last snapshot.
     pub last: LastSnapshot,
+    /// Entries whose effects have not come back yet, the oldest first.
+    pub under_way: VecDeque<(Seq, Arc<Vec<Entry>>)>,
     /// Reused.
     pub effects: Effects,
 }
@@ -140,21 +144,28 @@ impl Books {
             return Err(BooksError::SpoolBehind { spool: self.spool.next(), snapshot: self.next });
         }
         let (from, began) = (self.next, clock::instant());
+        // The next to be sent; `next` of the books follows as effects come back.
+        let mut next = from;
         while let Some(batch) = reader.next_batch()? {
             let mut entries = decode(batch.header.first, batch.payload)?;
-            let known = self.next.0.saturating_sub(batch.header.first.0);
-            let mut first = Seq(batch.header.first.0 + known);
+            let known = next.0.saturating_sub(batch.header.first.0);
             entries.drain(..usize::try_from(known).unwrap_or(usize::MAX).min(entries.len()));
+            next = next.max(batch.header.first);
             // Effects up to the spool's end are there already: part the batch at that place.
-            let spooled = self.spool.next().0.saturating_sub(first.0);
-            let spooled = usize::try_from(spooled).unwrap_or(usize::MAX);
-            if spooled > 0 && spooled < entries.len() {
-                let rest = entries.split_off(spooled);
-                self.apply(first, entries)?;
-                first = Seq(first.0 + spooled as u64);
-                entries = rest;
+            let spooled = self.spool.next().0.saturating_sub(next.0);
+            let spooled = usize::try_from(spooled).unwrap_or(usize::MAX).min(entries.len());
+            let rest = entries.split_off(spooled);
+            for entries in [entries, rest] {
+                let count = entries.len() as u64;
+                self.send(next, entries)?;
+                next.0 += count;
             }
-            self.apply(first, entries)?;
+            while self.under_way.len() >= UNDER_WAY_MAX {
+                self.settle()?;
+            }
+        }
+        while !self.under_way.is_empty() {
+            self.settle()?;
         }
         // Those who would have answered are gone with the process that asked.
         self.unanswered.values().for_each(|recall| self.ask(*recall));
@@ -163,7 +174,8 @@ impl Books {
         Ok(())
     }
 
-    /// Takes committed entries until the log is gone, then writes a last snapshot.
+    /// Takes committed entries until the log is gone, then writes a last snapshot. The workers are
+    /// at the next entries while what followed from the last ones is told.
     ///
     /// # Errors
     /// [`BooksError`]; the node must stop at once.
@@ -173,43 +185,68 @@ impl Books {
         groups: &Sender<Vec<Entry>>,
     ) -> Result<(), BooksError> {
         loop {
-            match committed.recv_timeout(IDLE) {
+            let is_idle = self.under_way.is_empty();
+            let wait = if is_idle { IDLE } else { Duration::ZERO };
+            let has_more = match committed.recv_timeout(wait) {
                 Ok(Committed { first, entries }) => {
-                    let buffer = self.take(first, entries)?;
-                    if let Some(mut buffer) = buffer {
-                        buffer.clear();
-                        // A full recycling queue: the buffer is dropped.
-                        groups.try_send(buffer).ok();
-                    }
+                    self.send(first, entries)?;
+                    self.under_way.len() < UNDER_WAY_MAX
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) if is_idle => break,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            if !has_more && !self.under_way.is_empty() {
+                self.settle_and_ask(groups)?;
             }
-            self.snapshot_when_due()?;
+            if self.is_snapshot_due() {
+                while !self.under_way.is_empty() {
+                    self.settle_and_ask(groups)?;
+                }
+                self.snapshot()?;
+            }
         }
         self.snapshot()
     }
 
     /// Takes committed entries into the books, and asks what they ask.
-    pub(crate) fn take(
-        &mut self,
-        first: Seq,
-        entries: Vec<Entry>,
-    ) -> Result<Option<Vec<Entry>>, BooksError> {
-        let buffer = self.apply(first, entries)?;
-        self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
-        Ok(buffer)
+    pub(crate) fn take(&mut self, first: Seq, entries: Vec<Entry>) -> Result<(), BooksError> {
+        self.send(first, entries)?;
+        while !self.under_way.is_empty() {
+            self.settle()?;
+            self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
+        }
+        Ok(())
     }
 
-    /// Takes entries into the books; gives their buffer back where nobody else holds it.
-    fn apply(&mut self, first: Seq, entries: Vec<Entry>) -> Result<Option<Vec<Entry>>, BooksError> {
-        if entries.is_empty() {
-            return Ok(Some(entries));
+    fn settle_and_ask(&mut self, groups: &Sender<Vec<Entry>>) -> Result<(), BooksError> {
+        let buffer = self.settle()?;
+        self.effects.recalls.iter().for_each(|recall| self.ask(*recall));
+        if let Some(mut buffer) = buffer {
+            buffer.clear();
+            // A full recycling queue: the buffer is dropped.
+            groups.try_send(buffer).ok();
         }
-        let entries = Arc::new(entries);
+        Ok(())
+    }
+
+    /// Sends entries on their way through the dataflow.
+    fn send(&mut self, first: Seq, entries: Vec<Entry>) -> Result<(), BooksError> {
+        if !entries.is_empty() {
+            let entries = Arc::new(entries);
+            self.engine.submit(first, &entries)?;
+            self.under_way.push_back((first, entries));
+        }
+        Ok(())
+    }
+
+    /// Waits for what follows from the oldest entries under way and tells it; gives their buffer
+    /// back where nobody else holds it.
+    fn settle(&mut self) -> Result<Option<Vec<Entry>>, BooksError> {
+        let Some((first, entries)) = self.under_way.pop_front() else { return Ok(None) };
         self.effects.clear();
         let busy = self.pulse.busy();
-        self.engine.process(first, &entries, &mut self.effects)?;
+        self.engine.receive(&mut self.effects)?;
         drop(busy);
         self.next = Seq(first.0 + entries.len() as u64);
         self.views.apply(first, &entries, &self.effects);
@@ -259,14 +296,13 @@ impl Books {
         }
     }
 
-    fn snapshot_when_due(&mut self) -> Result<(), BooksError> {
+    fn is_snapshot_due(&self) -> bool {
         let entries = self.next.0 - self.last.next.0;
-        let is_due = entries >= self.cadence.entries
-            || (entries > 0 && self.last.at.elapsed() >= self.cadence.age);
-        if is_due { self.snapshot() } else { Ok(()) }
+        entries >= self.cadence.entries
+            || (entries > 0 && self.last.at.elapsed() >= self.cadence.age)
     }
 
-    /// Writes a snapshot, and gives up what log and spool need no more.
+    /// Writes a snapshot, and gives up what log and spool need no more. Nothing is under way.
     pub(crate) fn snapshot(&mut self) -> Result<(), BooksError> {
         if self.next == self.last.next {
             return self.spool.sync().map_err(Into::into);

@@ -182,7 +182,7 @@ impl Node {
 
         let wires = Wires::new(shards(settings));
         let journal = Journal::new(wires.journal_origin(), wires.submit.clone(), applied);
-        let directory = devices::directory(&registry, &opened.windows).await?;
+        let (directory, through) = devices::directory(&registry, &opened.windows).await?;
         let socket_tier = bind_ingest(settings, &now, Arc::clone(&directory), &wires)?;
         let (commands, socket_tier) = with_commands(socket_tier, &registry, &now);
 
@@ -200,7 +200,7 @@ impl Node {
         tasks.spawn(relay::run(Arc::clone(&registry), Arc::clone(&journal), relayed_tx));
         let tick = Duration::from_millis(settings.node.tick_ms);
         tasks.spawn(ticks::run(tick, Arc::clone(&now), opened.ticked, Arc::clone(&journal)));
-        tasks.spawn(devices::follow(Arc::clone(&registry), directory));
+        tasks.spawn(devices::follow(Arc::clone(&registry), directory, through));
         let relays = Arc::new(orders::Mailbox::new(Arc::clone(&registry), Arc::clone(&now)));
         tasks.spawn(orders::run(told, Arc::clone(&registry), relays, Arc::clone(&now)));
 

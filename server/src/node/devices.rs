@@ -15,13 +15,14 @@ const DEVICES_MAX: u32 = 1_500_000;
 /// Pause after the registry did not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The directory with all devices of the registry, replay windows as of the log's end.
+/// The directory with all devices of the registry up to a revision, replay windows as of the log's
+/// end.
 pub(super) async fn directory(
     registry: &Registry,
     windows: &Windows,
-) -> anyhow::Result<Arc<Directory>> {
+) -> anyhow::Result<(Arc<Directory>, DeviceRev)> {
     let directory = Directory::new(DEVICES_MAX);
-    load(registry, &directory, DeviceRev::default())
+    let through = load(registry, &directory, DeviceRev::default())
         .await
         .context("cannot load the devices of the registry")?;
     let meters = windows
@@ -33,13 +34,16 @@ pub(super) async fn directory(
         .iter()
         .map(|(id, window)| (ingest::Device::Gateway(*id), window.highest, window.seen));
     directory.restore_windows(meters.chain(gateways));
-    Ok(Arc::new(directory))
+    Ok((Arc::new(directory), through))
 }
 
-/// Adds devices that the registry gets while the node runs.
-pub(super) async fn follow(registry: Arc<Registry>, directory: Arc<Directory>) {
+/// Adds devices that the registry gets while the node runs, after those up to `since`.
+pub(super) async fn follow(
+    registry: Arc<Registry>,
+    directory: Arc<Directory>,
+    mut since: DeviceRev,
+) {
     let mut changed = registry.watch_devices();
-    let mut since = DeviceRev::default();
     loop {
         changed.borrow_and_update();
         match load(&registry, &directory, since).await {

@@ -1,5 +1,6 @@
 //! Opening the data folder: log, spool, snapshot, books; the replay that makes them agree.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -121,6 +122,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
             age: Duration::from_secs(settings.node.snapshot_s),
         },
         last: LastSnapshot { next, at: clock::instant() },
+        under_way: VecDeque::new(),
         effects: Effects::default(),
     };
     books.replay(reader)?;

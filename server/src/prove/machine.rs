@@ -1,7 +1,7 @@
 //! The node on simulated disks: the real log, books, spool, snapshots and archive, and no thread,
 //! socket or clock of its own but the dataflow's workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +111,7 @@ impl Machine {
             // Snapshots are taken when the story says so.
             cadence: Cadence { entries: u64::MAX, age: Duration::MAX },
             last: LastSnapshot { next, at: clock::instant() },
+            under_way: VecDeque::new(),
             effects: Effects::default(),
         };
         books.replay(log.read_from(next))?;
