@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use meter::OutboxId;
-use storage::registry::{NewSale, Registry, SALES_MAX, SaleRow};
+use storage::registry::{NewSale, Registry, SALES_MAX, SaleRow, TokenIssuer};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::{Applied, NotApplied};
@@ -88,12 +88,13 @@ impl Counter {
             }
             let (new, answers): (Vec<NewSale>, Vec<_>) =
                 batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
-            let results = self.registry.sell(&new, &*self.vault).await.map_err(Problem::from);
+            let vault: Arc<dyn TokenIssuer> = Arc::clone(&self.vault) as _;
+            let results = self.registry.sell(new, vault).await.map_err(Problem::from);
             let results: Vec<Answer<SaleRow>> = match results {
                 Ok(results) => {
                     results.into_iter().map(|result| result.map_err(Problem::from)).collect()
                 }
-                Err(problem) => new.iter().map(|_| Err(problem.clone())).collect(),
+                Err(problem) => answers.iter().map(|_| Err(problem.clone())).collect(),
             };
             // The next batch does not wait for the log and the books of this one.
             tokio::spawn(hand_out(Arc::clone(&self.applied), answers, results));

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use meter::{
@@ -39,13 +41,13 @@ impl TokenIssuer for Numbers {
     }
 }
 
-async fn open(folder: &Path) -> Registry {
+async fn open(folder: &Path) -> Arc<Registry> {
     let config = Config {
         path: folder.join("registry.sqlite"),
         master_key_path: folder.join("master.key"),
         readers: 2,
     };
-    Registry::open(&config).await.unwrap()
+    Arc::new(Registry::open(&config).await.unwrap())
 }
 
 /// Account 1 with token meter 1.
@@ -143,8 +145,8 @@ fn sale(key: &str, cents: i64) -> NewSale {
     }
 }
 
-async fn sell(registry: &Registry, new: &[NewSale]) -> Vec<Result<SaleRow, Refusal>> {
-    registry.sell(new, &Numbers).await.unwrap()
+async fn sell(registry: &Arc<Registry>, new: &[NewSale]) -> Vec<Result<SaleRow, Refusal>> {
+    registry.sell(new.to_vec(), Arc::new(Numbers)).await.unwrap()
 }
 
 fn as_command(token: &SoldToken) -> Command {
@@ -177,9 +179,10 @@ async fn a_sale_that_dies_anywhere_is_sold_once() {
     let mut registry = open(folder.path()).await;
     with_token_meter(&registry).await;
     let (mut tids, mut died, mut lived) = (BTreeSet::new(), 0, 0);
-    for polls in 0..40 {
-        let new = [sale(&format!("k{polls}"), 100)];
-        let work = Box::pin(registry.sell(&new, &Numbers));
+    for round in 0..40 {
+        let polls = round % 4;
+        let new = [sale(&format!("k{round}"), 100)];
+        let work = Box::pin(registry.sell(new.to_vec(), Arc::new(Numbers)));
         let seen = Dies { work, polls_left: polls }.await;
         let seen = seen.map(|rows| rows.unwrap().remove(0).unwrap());
         if seen.is_some() {
@@ -187,15 +190,15 @@ async fn a_sale_that_dies_anywhere_is_sold_once() {
         } else {
             died += 1
         }
-        if polls % 8 == 0 {
+        if round % 8 < 4 {
             registry.close().await;
             registry = open(folder.path()).await;
         }
         let row = sell(&registry, &new).await.remove(0).unwrap();
         if let Some(seen) = seen {
-            assert_eq!(seen, row, "polls={polls}");
+            assert_eq!(seen, row, "round={round}");
         }
-        assert!(tids.insert(row.tokens[0].tid), "polls={polls}: identifier used twice");
+        assert!(tids.insert(row.tokens[0].tid), "round={round}: identifier used twice");
     }
     assert!(died >= 3 && lived >= 3, "{died} died, {lived} lived");
     let rows = registry.next_outbox(OutboxId(0), 1000).await.unwrap();
@@ -209,6 +212,36 @@ async fn a_sale_that_dies_anywhere_is_sold_once() {
     let sold: Vec<Command> = sold.iter().flat_map(|row| &row.tokens).map(as_command).collect();
     assert_eq!(sent, sold);
     assert_eq!(sent.len(), tids.len());
+}
+
+/// Makes so many tokens, then panics.
+struct Breaks(AtomicU32);
+
+impl TokenIssuer for Breaks {
+    fn issue(&self, order: &TokenOrder<'_>) -> Result<IssuedTokens, Refusal> {
+        assert!(self.0.fetch_sub(1, Ordering::Relaxed) > 0, "breaks as it is told to");
+        Numbers.issue(order)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_breaks_leaves_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).await;
+    with_token_meter(&registry).await;
+    let before = registry.ids().await.unwrap();
+    let new: Vec<NewSale> = (0..5).map(|number| sale(&format!("k{number}"), 100)).collect();
+    for tokens in 0..4 {
+        let (registry, new) = (Arc::clone(&registry), new.clone());
+        let issuer = Arc::new(Breaks(AtomicU32::new(tokens)));
+        let sold = tokio::spawn(async move { registry.sell(new, issuer).await.map(drop) }).await;
+        assert!(sold.unwrap_err().is_panic(), "tokens={tokens}");
+    }
+    assert_eq!(registry.ids().await.unwrap(), before);
+    assert_eq!(registry.sales(AccountId(1), meter::PurchaseId(0), 10).await.unwrap(), []);
+    let tids: Vec<Option<u32>> =
+        sell(&registry, &new).await.into_iter().map(|row| row.unwrap().tokens[0].tid).collect();
+    assert_eq!(tids, [Some(1), Some(2), Some(3), Some(4), Some(5)]);
 }
 
 #[tokio::test]
@@ -254,7 +287,7 @@ async fn a_quote_changes_nothing() {
     let registry = open(folder.path()).await;
     with_token_meter(&registry).await;
     let before = registry.ids().await.unwrap();
-    let split = registry.quote(&sale("", 1000)).await.unwrap();
+    let split = registry.quote(sale("", 1000)).await.unwrap();
     assert_eq!(split.energy().wh(), 20_000);
     assert_eq!(registry.ids().await.unwrap(), before);
 }
@@ -265,7 +298,7 @@ async fn what_others_write_between_two_sales_counts_in_the_next() {
     let registry = open(folder.path()).await;
     with_token_meter(&registry).await;
     let mut last = 0;
-    let mut sell_one = async |registry: &Registry, cents: i64| {
+    let mut sell_one = async |registry: &Arc<Registry>, cents: i64| {
         last += 1;
         let sold = sell(registry, &[sale(&format!("k{last}"), cents)]).await.remove(0)?;
         Ok::<_, Refusal>((sold.tokens[0].tid, sold.split.blocks.len()))

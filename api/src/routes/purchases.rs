@@ -296,7 +296,7 @@ async fn quote(
     let sale = app.sale(caller, id, SaleKind::Purchase, ask);
     let sale = NewSale { currency: new.currency, ..sale };
     app.note_switch_debt(sale.account).await?;
-    Ok(Json((&app.node.registry.quote(&sale).await?).into()))
+    Ok(Json((&app.node.registry.quote(sale).await?).into()))
 }
 
 /// Sells credit. The answer comes when the sale and its tokens are durable and in the books. The

@@ -7,9 +7,13 @@ use sqlx::sqlite::SqliteRow;
 
 use super::account::AMOUNT_MAX;
 use super::place::{check_line, check_text, taken};
-use super::row::{of_account, u32_of};
+use super::row::{Columns, of_account, u32_of};
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
+
+/// Its values are what is left, the month, what it recovered, and the debt.
+pub(super) const PUT_DEBT: &str =
+    "UPDATE debt SET left_over = $1, month = $2, recovered = $3 WHERE id = $4";
 
 /// A vending point.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -274,7 +278,7 @@ impl Registry {
 /// What is left of an account's debt, and under which terms.
 #[derive(Debug)]
 pub(super) struct OpenDebt {
-    id: i64,
+    pub(super) id: i64,
     pub(super) left: Money,
     pub(super) share_bp: u32,
     pub(super) cap: Money,
@@ -304,14 +308,14 @@ impl OpenDebt {
     }
 
     /// Reads the columns `id, left_over, share_bp, cap, month, recovered` from `at` on.
-    pub(super) fn read(row: &SqliteRow, at: usize) -> Result<Self, RegistryError> {
+    pub(super) fn read(row: &impl Columns, at: usize) -> Result<Self, RegistryError> {
         Ok(Self {
-            id: row.try_get(at)?,
-            left: Money::from_ticks(row.try_get(at + 1)?),
+            id: row.number(at)?,
+            left: Money::from_ticks(row.number(at + 1)?),
             share_bp: u32_of(row, at + 2)?,
-            cap: Money::from_ticks(row.try_get(at + 3)?),
-            month: row.try_get(at + 4)?,
-            recovered: Money::from_ticks(row.try_get(at + 5)?),
+            cap: Money::from_ticks(row.number(at + 3)?),
+            month: row.text(at + 4)?.to_owned(),
+            recovered: Money::from_ticks(row.number(at + 5)?),
         })
     }
 }
@@ -379,7 +383,7 @@ impl Write<'_> {
     }
 
     pub(super) async fn put_debt(&mut self, debt: &OpenDebt) -> Result<(), RegistryError> {
-        sqlx::query("UPDATE debt SET left_over = $1, month = $2, recovered = $3 WHERE id = $4")
+        sqlx::query(PUT_DEBT)
             .bind(debt.left.ticks())
             .bind(&debt.month)
             .bind(debt.recovered.ticks())

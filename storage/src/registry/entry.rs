@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 
 use meter::{Command, PurchaseId, TokenDigits};
+use rusqlite::params;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::command::{COLUMNS, CommandRow, command_of};
+use super::drawer::Writing;
 use super::row::{to_i64, to_u64};
 use super::sale::SaleRow;
-use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
 
 /// How the tokens of a meter come to it.
@@ -58,46 +59,42 @@ pub(super) fn check_key(key: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-impl Write<'_> {
-    /// Gives the meters the tokens of these sales.
-    pub(super) async fn enter_tokens(
-        &mut self,
-        sales: &[(&SaleRow, u32)],
-    ) -> Result<(), RegistryError> {
-        let mut rows = Vec::new();
-        for (sale, actor) in sales {
-            for (number, token) in (1..).zip(&sale.tokens) {
-                let digits = TokenDigits::try_from(token.digits.clone());
-                let command = Command::Token(digits.map_err(|reason| {
+/// Gives the meters the tokens of these sales, each asked for by an API token.
+pub(super) fn enter_tokens(
+    write: &Writing<'_>,
+    sales: &[(&SaleRow, u32)],
+) -> Result<(), RegistryError> {
+    let count = sales.iter().map(|(sale, _)| sale.tokens.len() as u64).sum();
+    if count == 0 {
+        return Ok(());
+    }
+    let mut next = write.advance("command", count)? - count + 1;
+    for (sale, actor) in sales {
+        for (number, token) in (1..).zip(&sale.tokens) {
+            let digits = TokenDigits::try_from(token.digits.clone());
+            let command =
+                Command::Token(digits.map_err(|reason| {
                     RegistryError::Damaged(format!("sale {}: {reason}", sale.id))
                 })?);
-                let command =
-                    serde_json::to_string(&command).expect("a command has string keys only");
-                rows.push((*sale, *actor, format!("sale-{}-{number}", sale.id), command));
-            }
+            let command = serde_json::to_string(&command).expect("a command has string keys only");
+            write.run(
+                "INSERT INTO command (id, idempotency_key, meter, command, actor, at, expires_at, \
+                 sale) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                params![
+                    next.cast_signed(),
+                    format!("sale-{}-{number}", sale.id),
+                    sale.meter.map(|meter| meter.0),
+                    command,
+                    actor,
+                    sale.at.0,
+                    sale.at.plus(ENTRY_S_MAX).0,
+                    sale.id.0.cast_signed(),
+                ],
+            )?;
+            next += 1;
         }
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let count = rows.len() as u64;
-        let first = self.advance("command", count).await? - count + 1;
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO command (id, idempotency_key, meter, command, actor, at, expires_at, sale) ",
-        );
-        query.push_values((first..).zip(rows), |mut values, (id, (sale, actor, key, command))| {
-            values
-                .push_bind(id.cast_signed())
-                .push_bind(key)
-                .push_bind(sale.meter.map(|meter| i64::from(meter.0)))
-                .push_bind(command)
-                .push_bind(i64::from(actor))
-                .push_bind(i64::from(sale.at.0))
-                .push_bind(i64::from(sale.at.plus(ENTRY_S_MAX).0))
-                .push_bind(sale.id.0.cast_signed());
-        });
-        query.build().execute(self.sql()).await?;
-        Ok(())
     }
+    Ok(())
 }
 
 impl Registry {

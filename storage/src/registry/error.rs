@@ -67,6 +67,9 @@ pub enum RegistryError {
     /// The database did not answer as it should.
     #[error("registry does not answer")]
     Database(#[from] sqlx::Error),
+    /// As [`RegistryError::Database`], to the till.
+    #[error("registry does not answer the till")]
+    Till(#[from] rusqlite::Error),
 }
 
 /// Why the master key cannot be used.

@@ -1,7 +1,7 @@
 //! The registry: what exists (meters, keys, gateways, transformers, customers, accounts, tariffs,
 //! API tokens), in SQLite.
 //!
-//! One connection writes, several read. A change that the books must know is written together
+//! One writes at a time, over the pool or the till's own connection (module `drawer`); several read. A change that the books must know is written together
 //! with its outbox row in one transaction (module `write`); the node relays outbox rows to the log in
 //! the order of their ids and then marks them sent (module `outbox`).
 //!
@@ -11,7 +11,6 @@
 //! only the migrations are SQLite's own.
 
 mod error;
-mod many;
 mod master;
 mod row;
 mod write;
@@ -23,11 +22,13 @@ mod audit;
 mod campaign;
 mod command;
 mod device;
+mod drawer;
 mod entry;
 mod import;
 mod meters;
 mod outbox;
 mod place;
+mod posting;
 mod purchase;
 mod sale;
 mod shelf;
@@ -40,13 +41,14 @@ mod token_meter;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use meter::OutboxId;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 pub use account::{Account, Customer, Limits, NewAccount};
 pub use act::Act;
@@ -76,17 +78,16 @@ pub use token_meter::{CensusRow, Issue, IssuedToken, KeySetting, TokenMeter, Tok
 
 use master::MasterKey;
 use outbox::Fresh;
-use shelf::Kept;
+use till::Desk;
 use token::TokenTable;
 
 /// The oldest SQLite without the WAL-reset bug that loses committed data.
 const SQLITE_LEAST: (&str, i64) = ("3.51.3", 3_051_003);
 
-/// Statements that a connection keeps prepared: those over many values have a text for each power
-/// of two.
-const STATEMENTS: usize = 256;
+/// How long a statement waits for the file.
+const BUSY: Duration = Duration::from_secs(10);
 
-/// What the writer keeps of the file in memory, KiB.
+/// What a writer keeps of the file in memory, KiB.
 const CACHE: &str = "-16384";
 
 /// Pages of the write-ahead log before it is brought into the file. SQLite's 1000 are a quarter of
@@ -107,6 +108,8 @@ pub struct Config {
 /// The registry, open. Cheap to share behind an [`Arc`].
 #[derive(Debug)]
 pub struct Registry {
+    /// Whose turn it is to write; who waits is served in order.
+    turns: Arc<tokio::sync::Mutex<()>>,
     writer: SqlitePool,
     readers: SqlitePool,
     master: MasterKey,
@@ -116,8 +119,7 @@ pub struct Registry {
     /// Rows of the outbox just written, for the relay.
     fresh: Mutex<Fresh>,
     dimensions: watch::Sender<OutboxId>,
-    /// What the till knows of the accounts it last sold to.
-    shelf: Mutex<Kept>,
+    desk: Mutex<Desk>,
     devices: watch::Sender<DeviceRev>,
     commands: watch::Sender<u64>,
     /// Held by the import under way.
@@ -160,8 +162,7 @@ impl Registry {
             .pragma("wal_autocheckpoint", WAL_PAGES)
             // What a statement might have to undo is not worth a file each time.
             .pragma("temp_store", "MEMORY")
-            .statement_cache_capacity(STATEMENTS)
-            .busy_timeout(std::time::Duration::from_secs(10));
+            .busy_timeout(BUSY);
         // A local file does not go away between two questions: no ping before each.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
@@ -190,7 +191,8 @@ impl Registry {
             outbox: watch::Sender::new(newest),
             fresh: Mutex::default(),
             dimensions: watch::Sender::new(newest),
-            shelf: Mutex::default(),
+            desk: Mutex::new(Desk::open(&config.path)?),
+            turns: Arc::default(),
             devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
             commands: watch::Sender::new(0),
             imports: tokio::sync::Mutex::new(()),
@@ -220,10 +222,20 @@ impl Registry {
         self.devices.subscribe()
     }
 
-    /// Closes all connections; what was committed is in the file.
+    /// Closes the pools, once nobody writes; what was committed is in the file.
     pub async fn close(&self) {
+        let _turn = self.turn().await;
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    /// Waits for one's turn to write.
+    async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turns).lock_owned().await
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many rows each kind has, for readiness and tests.

@@ -64,12 +64,14 @@ impl Fresh {
 }
 
 impl Registry {
-    /// Tells the relay of rows just committed.
-    pub(super) fn hand_over(&self, rows: Fresh) {
+    /// Tells the relay of rows just committed, up to `newest`.
+    pub(super) fn hand_over(&self, rows: Fresh, newest: OutboxId) {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         for (row, characters) in rows.rows {
             fresh.push(row, characters);
         }
+        drop(fresh);
+        self.outbox.send_replace(newest);
     }
 
     fn handed_over(&self, after: OutboxId, limit: u32) -> Vec<OutboxRow> {
@@ -130,6 +132,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] when the database does not answer.
     pub async fn mark_sent(&self, through: OutboxId) -> Result<(), RegistryError> {
+        let _turn = self.turn().await;
         sqlx::query("UPDATE outbox SET sent = 1, payload = '' WHERE sent = 0 AND id <= $1")
             .bind(to_i64(through.0)?)
             .execute(&self.writer)

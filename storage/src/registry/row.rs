@@ -2,7 +2,7 @@
 
 use meter::{AccountId, LocalDate, Role};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, ColumnIndex, Executor, Row as _, Sqlite};
+use sqlx::{AssertSqlSafe, Executor, Row as _, Sqlite};
 
 use super::RegistryError;
 
@@ -29,13 +29,44 @@ pub(super) async fn of_account<'e, T>(
     rows.iter().map(read).collect()
 }
 
+/// A row that was read: over the pool, or over the till's own connection.
+pub(super) trait Columns {
+    /// A number, or NULL.
+    fn integer(&self, column: usize) -> Result<Option<i64>, RegistryError>;
+    /// Text that is never NULL.
+    fn text(&self, column: usize) -> Result<&str, RegistryError>;
+
+    /// A number that is never NULL.
+    fn number(&self, column: usize) -> Result<i64, RegistryError> {
+        let value = self.integer(column)?;
+        value.ok_or_else(|| RegistryError::Damaged(format!("column {column} is NULL")))
+    }
+}
+
+impl Columns for SqliteRow {
+    fn integer(&self, column: usize) -> Result<Option<i64>, RegistryError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn text(&self, column: usize) -> Result<&str, RegistryError> {
+        Ok(self.try_get(column)?)
+    }
+}
+
+impl Columns for rusqlite::Row<'_> {
+    fn integer(&self, column: usize) -> Result<Option<i64>, RegistryError> {
+        Ok(self.get(column)?)
+    }
+
+    fn text(&self, column: usize) -> Result<&str, RegistryError> {
+        let value = self.get_ref(column)?.as_str();
+        value.map_err(|error| RegistryError::Damaged(error.to_string()))
+    }
+}
+
 /// A column as a 32-bit number, 0 for NULL: ids use 0 for "none".
-pub(super) fn u32_of<I>(row: &SqliteRow, column: I) -> Result<u32, RegistryError>
-where
-    I: ColumnIndex<SqliteRow>,
-{
-    let value: Option<i64> = row.try_get(column)?;
-    let value = value.unwrap_or_default();
+pub(super) fn u32_of(row: &impl Columns, column: usize) -> Result<u32, RegistryError> {
+    let value = row.integer(column)?.unwrap_or_default();
     u32::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is no 32-bit number")))
 }
 

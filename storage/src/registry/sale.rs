@@ -5,11 +5,9 @@ use meter::{
     Split, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::place::check_text;
-use super::row::{by_key, json, of_account, parsed, to_i64, to_u64, u32_of};
+use super::row::{Columns, by_key, json, of_account, parsed, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
 
 /// What kind of sale.
@@ -387,25 +385,25 @@ fn taken_back(line: &SaleLine) -> SaleLine {
     SaleLine { kind, amount: negative(line.amount) }
 }
 
-pub(super) fn sale_of(row: &SqliteRow) -> Result<SaleRow, RegistryError> {
-    let kind: &str = row.try_get(2)?;
+pub(super) fn sale_of(row: &impl Columns) -> Result<SaleRow, RegistryError> {
+    let kind = row.text(2)?;
     let kinds = [SaleKind::Purchase, SaleKind::FreeIssue];
-    let state: &str = row.try_get(10)?;
+    let state = row.text(10)?;
     let none = |id: u32| (id != 0).then_some(id);
     Ok(SaleRow {
-        id: PurchaseId(to_u64(row.try_get(0)?)?),
-        key: row.try_get(1)?,
+        id: PurchaseId(to_u64(row.number(0)?)?),
+        key: row.text(1)?.to_owned(),
         kind: parsed(kind, kinds.into_iter().find(|known| known.name() == kind))?,
         account: AccountId(u32_of(row, 3)?),
         meter: none(u32_of(row, 4)?).map(MeterId),
         agent: none(u32_of(row, 5)?),
         at: UnixSeconds(u32_of(row, 6)?),
-        split: json(row.try_get(7)?)?,
-        tokens: json(row.try_get(8)?)?,
-        reason: row.try_get(9)?,
+        split: json(row.text(7)?)?,
+        tokens: json(row.text(8)?)?,
+        reason: row.text(9)?.to_owned(),
         state: parsed(state, SaleState::ALL.into_iter().find(|known| known.name() == state))?,
-        refunded: Money::from_ticks(row.try_get(11)?),
+        refunded: Money::from_ticks(row.number(11)?),
         copies: u32_of(row, 12)?,
-        outbox: OutboxId(to_u64(row.try_get(13)?)?),
+        outbox: OutboxId(to_u64(row.number(13)?)?),
     })
 }

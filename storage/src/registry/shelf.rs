@@ -1,17 +1,17 @@
-//! What the till must know to sell: accounts, tariffs, vending points. It is read with one
-//! question a table and kept from batch to batch, until any other transaction writes.
+//! What the till must know to sell: accounts, tariffs, vending points. It is kept from batch to
+//! batch, until any other transaction writes.
 //!
 //! **Invariant:** what is kept equals what the tables say, as the till is the only writer since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use meter::{Change, LocalCalendar, LocalDate, Money, PlanId, Split, TariffVersion, UnixSeconds};
-use sqlx::{Row as _, SqliteConnection};
+use rusqlite::Connection;
 
 use super::act::SWITCH_WINDOW_S;
 use super::agent::OpenDebt;
-use super::many::select;
-use super::row::{json, to_u64, u32_of};
+use super::drawer::{row, rows};
+use super::row::{Columns as _, json, to_u64, u32_of};
 use super::sale::{NewSale, SaleKind};
 use super::token_meter::{METER_COLUMNS, TokenMeter, token_meter_of};
 use super::{Refusal, RegistryError};
@@ -28,34 +28,6 @@ pub(super) struct Shelf {
     pub(super) agents: BTreeMap<u32, AgentState>,
     /// The vending point of an API token, if it has one.
     agent_of: BTreeMap<u32, Option<u32>>,
-}
-
-/// The shelf between two batches.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    /// Transactions of others so far.
-    others: u64,
-    shelf: Shelf,
-}
-
-impl Kept {
-    /// Takes the shelf away; a transaction that fails does not bring it back.
-    pub(super) fn take(&mut self) -> (u64, Shelf) {
-        (self.others, std::mem::take(&mut self.shelf))
-    }
-
-    /// Brings the shelf back, unless another transaction began meanwhile.
-    pub(super) fn keep(&mut self, (others, shelf): (u64, Shelf)) {
-        if others == self.others {
-            self.shelf = shelf;
-        }
-    }
-
-    /// Another transaction writes.
-    pub(super) fn forget(&mut self) {
-        self.others += 1;
-        self.shelf = Shelf::default();
-    }
 }
 
 /// What is known of an account.
@@ -96,23 +68,32 @@ pub(super) struct Periods {
 
 impl Shelf {
     /// Reads what these sales touch and is not here.
-    pub(super) async fn fetch(
-        &mut self,
-        sql: &mut SqliteConnection,
-        new: &[NewSale],
-    ) -> Result<(), RegistryError> {
+    pub(super) fn fetch(&mut self, sql: &Connection, new: &[NewSale]) -> Result<(), RegistryError> {
         if self.accounts.len() > ACCOUNTS_MAX {
             *self = Self::default();
         }
-        let missing = |pick: fn(&NewSale) -> u32, is_here: &dyn Fn(u32) -> bool| -> Vec<i64> {
-            let ids: BTreeSet<u32> = new.iter().map(pick).filter(|id| !is_here(*id)).collect();
-            ids.into_iter().map(i64::from).collect()
-        };
-        let ids = missing(|sale| sale.account.0, &|id| self.accounts.contains_key(&id));
-        self.accounts.extend(load_accounts(sql, &ids).await?);
-        let tokens = missing(|sale| sale.actor, &|id| self.agent_of.contains_key(&id));
-        self.fetch_agents(sql, &tokens).await?;
-        self.fetch_versions(sql, new).await
+        for sale in new {
+            let id = sale.account.0;
+            if !self.accounts.contains_key(&id)
+                && let Some(account) = load_account(sql, id)?
+            {
+                self.accounts.insert(id, account);
+            }
+            if !self.agent_of.contains_key(&sale.actor) {
+                self.fetch_agent(sql, sale.actor)?;
+            }
+            let plan = self.accounts.get(&id).map(|account| account.plan.0);
+            if let Some(plan) = plan
+                && !self.versions.contains_key(&plan)
+            {
+                let text = "SELECT body FROM plan_version WHERE plan = $1";
+                let mut versions: Vec<TariffVersion> =
+                    rows(sql, text, [plan], |row| json(row.text(0)?))?;
+                versions.sort_by_key(|version| version.valid_from);
+                self.versions.insert(plan, versions);
+            }
+        }
+        Ok(())
     }
 
     /// The vending point that an API token belongs to.
@@ -142,52 +123,22 @@ impl Shelf {
         }
     }
 
-    async fn fetch_agents(
-        &mut self,
-        sql: &mut SqliteConnection,
-        tokens: &[i64],
-    ) -> Result<(), RegistryError> {
-        let text = "SELECT t.token, a.id, a.zone, a.credit_limit, a.owed FROM agent_token t \
-             JOIN agent a ON a.id = t.agent WHERE t.token IN ";
-        let mut agent_of = BTreeMap::new();
-        for row in select(sql, text, tokens).await? {
-            let id = u32_of(&row, 1)?;
-            agent_of.insert(u32_of(&row, 0)?, id);
-            let agent = AgentState {
-                id,
-                zone: row.try_get(2)?,
-                limit: Money::from_ticks(row.try_get(3)?),
-                owed: Money::from_ticks(row.try_get(4)?),
+    fn fetch_agent(&mut self, sql: &Connection, token: u32) -> Result<(), RegistryError> {
+        let text = "SELECT a.id, a.zone, a.credit_limit, a.owed FROM agent_token t \
+             JOIN agent a ON a.id = t.agent WHERE t.token = $1";
+        let agent = row(sql, text, [token], |row| {
+            Ok(AgentState {
+                id: u32_of(row, 0)?,
+                zone: row.text(1)?.to_owned(),
+                limit: Money::from_ticks(row.number(2)?),
+                owed: Money::from_ticks(row.number(3)?),
                 days: BTreeMap::new(),
-            };
-            self.agents.insert(id, agent);
-        }
-        for token in tokens.iter().filter_map(|token| u32::try_from(*token).ok()) {
-            self.agent_of.insert(token, agent_of.get(&token).copied());
-        }
-        Ok(())
-    }
-
-    async fn fetch_versions(
-        &mut self,
-        sql: &mut SqliteConnection,
-        new: &[NewSale],
-    ) -> Result<(), RegistryError> {
-        let accounts = new.iter().filter_map(|sale| self.accounts.get(&sale.account.0));
-        let plans: BTreeSet<u32> = accounts
-            .map(|account| account.plan.0)
-            .filter(|plan| !self.versions.contains_key(plan))
-            .collect();
-        let text = "SELECT plan, body FROM plan_version WHERE plan IN ";
-        let ids: Vec<i64> = plans.iter().copied().map(i64::from).collect();
-        let rows = select(sql, text, &ids).await?;
-        self.versions.extend(plans.iter().map(|plan| (*plan, Vec::new())));
-        for row in rows {
-            self.versions.entry(u32_of(&row, 0)?).or_default().push(json(row.try_get(1)?)?);
-        }
-        for plan in plans {
-            let versions = self.versions.entry(plan).or_default();
-            versions.sort_by_key(|version| version.valid_from);
+            })
+        })?;
+        self.agent_of.insert(token, agent.as_ref().map(|agent| agent.id));
+        if let Some(agent) = agent {
+            // Another API token of it may have sold in this batch.
+            self.agents.entry(agent.id).or_insert(agent);
         }
         Ok(())
     }
@@ -261,22 +212,15 @@ pub(super) fn calendar<'a>(
     Ok(&calendars[zone])
 }
 
-async fn load_accounts(
-    sql: &mut SqliteConnection,
-    ids: &[i64],
-) -> Result<BTreeMap<u32, AccountState>, RegistryError> {
-    let mut accounts = BTreeMap::new();
-    let mut served: BTreeMap<u32, u32> = BTreeMap::new();
-    let text = "SELECT a.id, a.plan, p.currency, a.zone, i.meter FROM account a \
+fn load_account(sql: &Connection, id: u32) -> Result<Option<AccountState>, RegistryError> {
+    let text = "SELECT a.plan, p.currency, a.zone, i.meter FROM account a \
          JOIN plan p ON p.id = a.plan \
-         LEFT JOIN installation i ON i.account = a.id AND i.removed_at IS NULL WHERE a.id IN ";
-    for row in select(sql, text, ids).await? {
-        let id = u32_of(&row, 0)?;
-        served.insert(u32_of(&row, 4)?, id);
+         LEFT JOIN installation i ON i.account = a.id AND i.removed_at IS NULL WHERE a.id = $1";
+    let found = row(sql, text, [id], |row| {
         let account = AccountState {
-            plan: PlanId(u32_of(&row, 1)?),
-            currency: row.try_get(2)?,
-            zone: row.try_get(3)?,
+            plan: PlanId(u32_of(row, 0)?),
+            currency: row.text(1)?.to_owned(),
+            zone: row.text(2)?.to_owned(),
             meter: None,
             meter_before: None,
             debt: None,
@@ -286,20 +230,13 @@ async fn load_accounts(
             bought: BTreeMap::new(),
             bought_changed: BTreeSet::new(),
         };
-        accounts.insert(id, account);
-    }
-    let meters: Vec<i64> = served.keys().map(|meter| i64::from(*meter)).collect();
-    for row in select(sql, &format!("{METER_COLUMNS} WHERE meter IN "), &meters).await? {
-        let meter = token_meter_of(&row)?;
-        let account = served.get(&meter.meter.0).and_then(|id| accounts.get_mut(id));
-        if let Some(account) = account {
-            account.meter = Some(meter);
-        }
-    }
-    let text = "SELECT account, body FROM act WHERE kind IN ('closing', 'switch') AND account IN ";
-    for row in select(sql, text, ids).await? {
-        let Some(account) = accounts.get_mut(&u32_of(&row, 0)?) else { continue };
-        let change = json(row.try_get(1)?)?;
+        Ok((account, u32_of(row, 3)?))
+    })?;
+    let Some((mut account, meter)) = found else { return Ok(None) };
+    let text = format!("{METER_COLUMNS} WHERE meter = $1");
+    account.meter = row(sql, &text, [meter], |row| token_meter_of(row))?;
+    let text = "SELECT body FROM act WHERE kind IN ('closing', 'switch') AND account = $1";
+    for change in rows(sql, text, [id], |row| json(row.text(0)?))? {
         if let Change::Close(closing) = &change {
             account.closed_at = Some(closing.at.0);
         }
@@ -308,16 +245,12 @@ async fn load_accounts(
             account.switch_at = account.switch_at.max(Some(switch.at));
         }
     }
-    let text = "SELECT account, id, left_over, share_bp, cap, month, recovered FROM debt \
-         WHERE left_over > 0 AND account IN ";
-    for row in select(sql, text, ids).await? {
-        let Some(account) = accounts.get_mut(&u32_of(&row, 0)?) else { continue };
-        account.debt = Some(OpenDebt::read(&row, 1)?);
-    }
-    let text = "SELECT account, period, wh FROM energy_bought WHERE account IN ";
-    for row in select(sql, text, ids).await? {
-        let Some(account) = accounts.get_mut(&u32_of(&row, 0)?) else { continue };
-        account.bought.insert(row.try_get(1)?, to_u64(row.try_get(2)?)?);
-    }
-    Ok(accounts)
+    let text = "SELECT id, left_over, share_bp, cap, month, recovered FROM debt \
+         WHERE left_over > 0 AND account = $1";
+    account.debt = row(sql, text, [id], |row| OpenDebt::read(row, 0))?;
+    let text = "SELECT period, wh FROM energy_bought WHERE account = $1";
+    let bought =
+        rows(sql, text, [id], |row| Ok((row.text(0)?.to_owned(), to_u64(row.number(1)?)?)))?;
+    account.bought = bought.into_iter().collect();
+    Ok(Some(account))
 }

@@ -1,31 +1,34 @@
 //! The till: many sales in one transaction, so that one sync makes all of them durable.
 //!
-//! What the sales touch and the till does not know yet (module `shelf`) is read first, with one
-//! question a table; the sales are then worked out one after another in memory, and what they made
-//! is written with few statements a table. A sale that breaks a rule leaves no trace and does not
-//! disturb the others.
+//! What the sales touch and the till does not know yet (module `shelf`) is read first; the sales are
+//! then worked out one after another in memory, and what they made is written. All of it runs on one
+//! thread, over the till's own connection (module `drawer`). A sale that breaks a rule leaves no
+//! trace and does not disturb the others.
 //!
 //! **Invariant:** a key names one sale for ever; the identifier of a token is committed with the
 //! token and never given out again; lines, tokens and outbox row of a sale are all there or absent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::path::Path;
+use std::sync::Arc;
 
 use meter::{
     Ask, BlockPeriod, Change, CreditUnit, Energy, Money, OutboxId, PurchaseId, Sale, SaleTerms,
     Split, UnixSeconds,
 };
-use sqlx::{Row as _, SqliteConnection};
+use rusqlite::Connection;
 
 use super::account::AMOUNT_MAX;
-use super::entry::TokenEntry;
-use super::many::{self, select};
+use super::drawer::{Drawer, Writing, row};
+use super::entry::{TokenEntry, enter_tokens};
+use super::outbox::Fresh;
 use super::place::check_text;
+use super::posting::{write_account, write_agent, write_sale};
 use super::sale::{NewSale, SALE_COLUMNS, SaleKind, SaleRow, SaleState, SoldToken, sale_of};
 use super::shelf::{Periods, Shelf, calendar};
 use super::token_meter::TokenMeter;
-use super::write::Write;
-use super::{Refusal, Registry, RegistryError};
+use super::write::{INSERT_OUTBOX, payload_of};
+use super::{OutboxRow, Refusal, Registry, RegistryError};
 
 /// Sales of one transaction at most.
 pub const SALES_MAX: usize = 256;
@@ -64,11 +67,39 @@ pub struct IssuedTokens {
     pub meter: TokenMeter,
 }
 
+/// The till between two batches.
+#[derive(Debug)]
+pub(super) struct Desk {
+    drawer: Drawer,
+    shelf: Shelf,
+}
+
 /// Sales that share a transaction.
 struct Batch {
-    known: BTreeMap<String, ([u8; 32], Result<SaleRow, Refusal>)>,
+    known: BTreeMap<String, ([u8; 32], Known)>,
     shelf: Shelf,
     sold: Vec<(usize, SaleRow)>,
+}
+
+/// What a key names.
+enum Known {
+    /// A sale of a former batch.
+    Before(Box<SaleRow>),
+    /// A sale of this batch, by its place.
+    Now(usize),
+    /// A top-up.
+    TopUp,
+}
+
+impl Desk {
+    pub(super) fn open(path: &Path) -> Result<Self, RegistryError> {
+        Ok(Self { drawer: Drawer::open(path)?, shelf: Shelf::default() })
+    }
+
+    /// Another transaction writes.
+    pub(super) fn forget(&mut self) {
+        self.shelf = Shelf::default();
+    }
 }
 
 impl Registry {
@@ -76,91 +107,113 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::sell`].
-    pub async fn quote(&self, new: &NewSale) -> Result<Split, RegistryError> {
-        let mut connection = self.readers.acquire().await?;
-        let new = std::slice::from_ref(new);
-        let mut batch = Batch::load(&mut connection, Shelf::default(), new).await?;
-        Ok(batch.split(&new[0])?.0)
+    pub async fn quote(self: &Arc<Self>, new: NewSale) -> Result<Split, RegistryError> {
+        let registry = Arc::clone(self);
+        blocking(move || {
+            let desk = registry.desk();
+            let mut shelf = Shelf::default();
+            shelf.fetch(desk.drawer.sql(), std::slice::from_ref(&new))?;
+            Ok(split(&mut shelf, &new)?.0)
+        })
+        .await
     }
 
     /// Sells: all of `new` in one transaction, each with its own answer. A key that is known gets
-    /// the sale it named.
+    /// the sale it named. Once begun it goes on, whether or not anyone waits for the answer.
     ///
     /// # Errors
     /// [`RegistryError`] when nothing was written; the answers have the [`Refusal`]s.
     pub async fn sell(
+        self: &Arc<Self>,
+        new: Vec<NewSale>,
+        issuer: Arc<dyn TokenIssuer>,
+    ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
+        let turn = self.turn().await;
+        let registry = Arc::clone(self);
+        blocking(move || {
+            let sold = registry.sell_now(&new, &*issuer);
+            drop(turn);
+            sold
+        })
+        .await
+    }
+
+    fn sell_now(
         &self,
         new: &[NewSale],
         issuer: &dyn TokenIssuer,
     ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
-        let mut write = self.write_sales().await?;
-        let (turn, shelf) = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut batch = Batch::load(write.sql(), shelf, new).await?;
-        let mut answers = Vec::with_capacity(new.len());
-        for (index, sale) in new.iter().enumerate() {
-            answers.push(batch.sell(index, sale, issuer));
+        let mut desk = self.desk();
+        let Desk { drawer, shelf } = &mut *desk;
+        let write = drawer.begin()?;
+        // A batch that fails does not bring the shelf back.
+        let mut batch = Batch::load(write.sql(), std::mem::take(shelf), new)?;
+        let answers: Vec<_> =
+            new.iter().enumerate().map(|(index, sale)| batch.sell(index, sale, issuer)).collect();
+        if !batch.sold.is_empty() {
+            let (row, length) = batch.write(&write, new)?;
+            write.commit()?;
+            batch.shelf.settle(&batch.touched());
+            let (mut fresh, id) = (Fresh::default(), row.id);
+            fresh.push(row, length);
+            self.hand_over(fresh, id);
+            if batch.remote().next().is_some() {
+                self.commands.send_modify(|turn| *turn += 1);
+            }
         }
-        if batch.sold.is_empty() {
-            self.keep_shelf(turn, batch.shelf);
-            return Ok(answers);
-        }
-        let outbox = batch.write(&mut write, new).await?;
-        let has_remote = batch.remote().next().is_some();
-        write.commit().await?;
-        batch.shelf.settle(&batch.touched());
-        self.keep_shelf(turn, batch.shelf);
-        if has_remote {
-            self.commands.send_modify(|turn| *turn += 1);
-        }
-        // Ids and outbox rows are known once all of the batch is.
-        let by_key: BTreeMap<&str, &SaleRow> =
-            batch.sold.iter().map(|(_, row)| (row.key.as_str(), row)).collect();
-        for answer in answers.iter_mut().flatten().filter(|row| row.outbox == OutboxId(0)) {
-            let row = by_key.get(answer.key.as_str()).expect("an unnumbered sale is of this batch");
-            (answer.id, answer.outbox) = (row.id, outbox);
-        }
+        let answers =
+            answers.into_iter().zip(new).map(|(answer, new)| answer.map(|()| batch.row(new)));
+        let answers = answers.collect();
+        *shelf = batch.shelf;
         Ok(answers)
     }
+}
 
-    fn keep_shelf(&self, turn: u64, shelf: Shelf) {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).keep((turn, shelf));
+/// Runs on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, RegistryError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
 impl Batch {
-    async fn load(
-        sql: &mut SqliteConnection,
-        mut shelf: Shelf,
-        new: &[NewSale],
-    ) -> Result<Self, RegistryError> {
-        let keys: Vec<String> = new.iter().map(|sale| sale.key.clone()).collect();
+    fn load(sql: &Connection, mut shelf: Shelf, new: &[NewSale]) -> Result<Self, RegistryError> {
         let mut known = BTreeMap::new();
-        for row in select(sql, &format!("{SALE_COLUMNS} WHERE idempotency_key IN "), &keys).await? {
-            let sale = sale_of(&row)?;
-            let hash: &[u8] = row.try_get(14)?;
-            let hash = hash.try_into().unwrap_or_default();
-            known.insert(sale.key.clone(), (hash, Ok(sale)));
+        let sale = format!("{SALE_COLUMNS} WHERE idempotency_key = $1");
+        for NewSale { key, .. } in new {
+            let found = row(sql, &sale, [key], |row| {
+                let hash = <[u8; 32]>::try_from(row.get_ref(14)?.as_blob().unwrap_or_default());
+                Ok((hash.unwrap_or_default(), Known::Before(Box::new(sale_of(row)?))))
+            })?;
+            let top_up = "SELECT 1 FROM purchase WHERE idempotency_key = $1";
+            let found = match found {
+                Some(found) => Some(found),
+                None => row(sql, top_up, [key], |_| Ok(([0; 32], Known::TopUp)))?,
+            };
+            if let Some(found) = found {
+                known.insert(key.clone(), found);
+            }
         }
-        let text = "SELECT idempotency_key FROM purchase WHERE idempotency_key IN ";
-        for row in select(sql, text, &keys).await? {
-            known.insert(row.try_get(0)?, ([0; 32], Err(Refusal::KeyReused)));
-        }
-        shelf.fetch(sql, new).await?;
+        shelf.fetch(sql, new)?;
         Ok(Self { known, shelf, sold: Vec::new() })
     }
 
+    /// Sells, or finds what the key names: then [`Batch::row`] has it.
     fn sell(
         &mut self,
         index: usize,
         new: &NewSale,
         issuer: &dyn TokenIssuer,
-    ) -> Result<SaleRow, Refusal> {
+    ) -> Result<(), Refusal> {
         check_text("Idempotency-Key", &new.key, 128)?;
-        if let Some((hash, answer)) = self.known.get(&new.key) {
-            let sale = answer.clone()?;
-            return if *hash == new.body_hash { Ok(sale) } else { Err(Refusal::KeyReused) };
+        if let Some((hash, known)) = self.known.get(&new.key) {
+            let is_same = *hash == new.body_hash && !matches!(known, Known::TopUp);
+            return if is_same { Ok(()) } else { Err(Refusal::KeyReused) };
         }
-        let (split, day) = self.split(new)?;
+        let (split, day) = split(&mut self.shelf, new)?;
         let agent = self.shelf.agent(new.actor);
         let agent = agent.map(|agent| agent.check(split.paid).map(|()| agent.id)).transpose()?;
         let account = self.shelf.accounts.get_mut(&new.account.0).expect("split found the account");
@@ -192,77 +245,51 @@ impl Batch {
             copies: 0,
             outbox: OutboxId(0),
         };
-        self.known.insert(new.key.clone(), (new.body_hash, Ok(row.clone())));
-        self.sold.push((index, row.clone()));
-        Ok(row)
+        self.known.insert(new.key.clone(), (new.body_hash, Known::Now(self.sold.len())));
+        self.sold.push((index, row));
+        Ok(())
     }
 
-    /// The lines of a sale, and the periods of the account it falls into.
-    fn split(&mut self, new: &NewSale) -> Result<(Split, Periods), Refusal> {
-        let most = match new.ask {
-            Ask::Money(paid) => paid > Money::ZERO && paid <= AMOUNT_MAX,
-            Ask::Energy(energy) => energy.wh() > 0 && energy.wh() <= ENERGY_WH_MAX,
-        };
-        if !most {
-            let reason = "must be above 0, at most 1000000000, or 1000000 kWh";
-            return Err(Refusal::invalid("amount", reason));
+    /// The sale that the key names; ids are known once the batch is written.
+    fn row(&self, new: &NewSale) -> SaleRow {
+        match self.known.get(&new.key) {
+            Some((_, Known::Now(place))) => self.sold[*place].1.clone(),
+            Some((_, Known::Before(row))) => SaleRow::clone(row),
+            Some((_, Known::TopUp)) | None => unreachable!("only a sale is not refused"),
         }
-        if new.kind == SaleKind::FreeIssue {
-            check_text("reason", &new.reason, 200)?;
-        }
-        let account = self.shelf.accounts.get(&new.account.0);
-        let account = account.ok_or_else(|| Refusal::not_found("account", new.account))?;
-        account.check_can_pay(new)?;
-        if new.currency.as_ref().is_some_and(|currency| *currency != account.currency) {
-            return Err(Refusal::Currency { want: account.currency.clone() });
-        }
-        let calendar = calendar(&mut self.shelf.calendars, &account.zone)?;
-        let date = calendar.local(new.at).date;
-        let versions = self.shelf.versions.get(&account.plan.0).map_or(&[][..], Vec::as_slice);
-        let first = versions.first().ok_or(Refusal::PlanEmpty(account.plan))?.valid_from;
-        let version = versions.iter().rev().find(|version| version.valid_from <= date);
-        let version = version.ok_or(Refusal::BeforeTariff { plan: account.plan, first })?;
-        let block = match version.block_period {
-            BlockPeriod::Month => date.first_of_month(),
-            BlockPeriod::Year => date.first_of_year(),
-        };
-        let periods =
-            Periods { month: date.first_of_month().to_string(), block: block.to_string() };
-        let unit = match &account.meter {
-            Some(meter) if meter.counts_energy() => CreditUnit::Energy,
-            _ => CreditUnit::Money,
-        };
-        let bought = account.bought.get(&periods.block).copied().unwrap_or_default();
-        let bought = Energy::from_wh(bought);
-        let debt = account.debt.as_ref().map(|debt| debt.share(&periods.month));
-        let terms = SaleTerms { version, debt, unit, bought };
-        let split = match new.kind {
-            SaleKind::Purchase => terms.split(new.ask)?,
-            SaleKind::FreeIssue => terms.free(new.ask)?,
-        };
-        Ok((split, periods))
     }
 
-    /// Writes what the sales of the batch made.
-    async fn write(
+    /// Writes what the sales of the batch made. The answer is the row of the outbox with its length.
+    fn write(
         &mut self,
-        write: &mut Write<'_>,
+        write: &Writing<'_>,
         new: &[NewSale],
-    ) -> Result<OutboxId, RegistryError> {
+    ) -> Result<(OutboxRow, usize), RegistryError> {
         let count = self.sold.len() as u64;
-        let last = write.advance("purchase", count).await?;
+        let (last, outbox) = (write.advance("purchase", count)?, write.advance("outbox", 1)?);
+        let mut changes = Vec::with_capacity(self.sold.len());
         for ((_, row), id) in self.sold.iter_mut().zip(last - count + 1..) {
-            row.id = PurchaseId(id);
+            (row.id, row.outbox) = (PurchaseId(id), OutboxId(outbox));
             let (sale, account, at, lines) = (row.id, row.account, row.at, row.lines());
-            write.tell(Change::Sale(Sale { sale, account, at, lines })).await?;
+            changes.push(Change::Sale(Sale { sale, account, at, lines }));
         }
-        let outbox = write.flush().await?.expect("changes were told before");
-        self.write_sales(write, new, outbox).await?;
-        self.write_tokens(write, new).await?;
+        let payload = payload_of(&changes);
+        let length = payload.len();
+        write.run(INSERT_OUTBOX, (outbox.cast_signed(), payload))?;
+        for (index, row) in &self.sold {
+            write_sale(write, &new[*index], row)?;
+        }
         let remote: Vec<_> = self.remote().map(|(index, row)| (row, new[index].actor)).collect();
-        write.enter_tokens(&remote).await?;
-        self.write_states(write).await?;
-        Ok(outbox)
+        enter_tokens(write, &remote)?;
+        for id in self.touched() {
+            if let Some(account) = self.shelf.accounts.get(&id) {
+                write_account(write, id, account)?;
+            }
+        }
+        for agent in self.shelf.agents.values().filter(|agent| !agent.days.is_empty()) {
+            write_agent(write, agent)?;
+        }
+        Ok((OutboxRow { id: OutboxId(outbox), changes: changes.into() }, length))
     }
 
     /// The accounts that something was sold to.
@@ -280,124 +307,51 @@ impl Batch {
         let sold = self.sold.iter().map(|(index, row)| (*index, row));
         sold.filter(move |(_, row)| is_remote(row))
     }
-
-    async fn write_sales(
-        &self,
-        write: &mut Write<'_>,
-        new: &[NewSale],
-        outbox: OutboxId,
-    ) -> Result<(), RegistryError> {
-        let head = "INSERT INTO sale (id, idempotency_key, body_hash, kind, account, meter, agent, \
-             actor, at, paid, detail, tokens, reason, state, outbox) ";
-        many::write(write.sql(), (head, ""), &self.sold, |values, (index, row)| {
-            values
-                .push_bind(row.id.0 as i64)
-                .push_bind(row.key.clone())
-                .push_bind(new[*index].body_hash.to_vec())
-                .push_bind(row.kind.name())
-                .push_bind(i64::from(row.account.0))
-                .push_bind(row.meter.map(|meter| i64::from(meter.0)))
-                .push_bind(row.agent.map(i64::from))
-                .push_bind(i64::from(new[*index].actor))
-                .push_bind(i64::from(row.at.0))
-                .push_bind(row.split.paid.ticks())
-                .push_bind(text(&row.split))
-                .push_bind(text(&row.tokens))
-                .push_bind(row.reason.clone())
-                .push_bind("sold")
-                .push_bind(outbox.0 as i64);
-        })
-        .await
-    }
-
-    async fn write_tokens(
-        &self,
-        write: &mut Write<'_>,
-        new: &[NewSale],
-    ) -> Result<(), RegistryError> {
-        let tokens: Vec<(usize, &SaleRow, &SoldToken)> = self
-            .sold
-            .iter()
-            .flat_map(|(index, row)| row.tokens.iter().map(move |token| (*index, row, token)))
-            .collect();
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        let head =
-            "INSERT INTO issued_token (meter, sale, kind, base_year, tid, digits, actor, at) ";
-        many::write(write.sql(), (head, ""), &tokens, |values, (index, row, token)| {
-            values
-                .push_bind(row.meter.map(|meter| i64::from(meter.0)))
-                .push_bind(row.id.0 as i64)
-                .push_bind(token.kind.clone())
-                .push_bind(i64::from(token.base_year))
-                .push_bind(token.tid.map(i64::from))
-                .push_bind(token.digits.clone())
-                .push_bind(i64::from(new[*index].actor))
-                .push_bind(i64::from(row.at.0));
-        })
-        .await
-    }
-
-    async fn write_states(&self, write: &mut Write<'_>) -> Result<(), RegistryError> {
-        let touched = self.touched();
-        let accounts = || touched.iter().filter_map(|id| Some((id, self.shelf.accounts.get(id)?)));
-        let meters = accounts().filter_map(|(_, a)| a.meter_before.as_ref().zip(a.meter.as_ref()));
-        // Nearly always the identifier alone has moved on.
-        let changed: Vec<TokenMeter> = meters
-            .filter(|(before, meter)| {
-                **before != TokenMeter { last_tid: before.last_tid, ..(*meter).clone() }
-            })
-            .map(|(_, meter)| meter.clone())
-            .collect();
-        write.put_token_meters(&changed).await?;
-        let bought: Vec<(u32, &String, u64)> = accounts()
-            .flat_map(|(id, account)| {
-                let bought = account.bought_changed.iter();
-                bought.map(move |period| (*id, period, account.bought[period]))
-            })
-            .collect();
-        let head = "INSERT INTO energy_bought (account, period, wh) ";
-        let tail = " ON CONFLICT (account, period) DO UPDATE SET wh = excluded.wh";
-        many::write(write.sql(), (head, tail), &bought, |values, (account, period, wh)| {
-            let period = (*period).clone();
-            values.push_bind(i64::from(*account)).push_bind(period).push_bind(*wh as i64);
-        })
-        .await?;
-        for (_, account) in accounts().filter(|(_, account)| account.debt_changed) {
-            if let Some(debt) = &account.debt {
-                write.put_debt(debt).await?;
-            }
-        }
-        for agent in self.shelf.agents.values() {
-            for (day, (sales, paid)) in &agent.days {
-                sqlx::query(
-                    "INSERT INTO agent_day (agent, day, sales, paid, taken_back) \
-                     VALUES ($1, $2, $3, $4, 0) ON CONFLICT (agent, day) DO UPDATE SET \
-                     sales = agent_day.sales + excluded.sales, paid = agent_day.paid + excluded.paid",
-                )
-                .bind(i64::from(agent.id))
-                .bind(day)
-                .bind(sales)
-                .bind(paid)
-                .execute(write.sql())
-                .await?;
-            }
-            if !agent.days.is_empty() {
-                sqlx::query("UPDATE agent SET owed = $1 WHERE id = $2")
-                    .bind(agent.owed.ticks())
-                    .bind(i64::from(agent.id))
-                    .execute(write.sql())
-                    .await?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// JSON of a value of ours.
-fn text<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("its keys are strings")
+/// The lines of a sale, and the periods of the account it falls into.
+fn split(shelf: &mut Shelf, new: &NewSale) -> Result<(Split, Periods), Refusal> {
+    let most = match new.ask {
+        Ask::Money(paid) => paid > Money::ZERO && paid <= AMOUNT_MAX,
+        Ask::Energy(energy) => energy.wh() > 0 && energy.wh() <= ENERGY_WH_MAX,
+    };
+    if !most {
+        let reason = "must be above 0, at most 1000000000, or 1000000 kWh";
+        return Err(Refusal::invalid("amount", reason));
+    }
+    if new.kind == SaleKind::FreeIssue {
+        check_text("reason", &new.reason, 200)?;
+    }
+    let account = shelf.accounts.get(&new.account.0);
+    let account = account.ok_or_else(|| Refusal::not_found("account", new.account))?;
+    account.check_can_pay(new)?;
+    if new.currency.as_ref().is_some_and(|currency| *currency != account.currency) {
+        return Err(Refusal::Currency { want: account.currency.clone() });
+    }
+    let calendar = calendar(&mut shelf.calendars, &account.zone)?;
+    let date = calendar.local(new.at).date;
+    let versions = shelf.versions.get(&account.plan.0).map_or(&[][..], Vec::as_slice);
+    let first = versions.first().ok_or(Refusal::PlanEmpty(account.plan))?.valid_from;
+    let version = versions.iter().rev().find(|version| version.valid_from <= date);
+    let version = version.ok_or(Refusal::BeforeTariff { plan: account.plan, first })?;
+    let block = match version.block_period {
+        BlockPeriod::Month => date.first_of_month(),
+        BlockPeriod::Year => date.first_of_year(),
+    };
+    let periods = Periods { month: date.first_of_month().to_string(), block: block.to_string() };
+    let unit = match &account.meter {
+        Some(meter) if meter.counts_energy() => CreditUnit::Energy,
+        _ => CreditUnit::Money,
+    };
+    let bought = account.bought.get(&periods.block).copied().unwrap_or_default();
+    let bought = Energy::from_wh(bought);
+    let debt = account.debt.as_ref().map(|debt| debt.share(&periods.month));
+    let terms = SaleTerms { version, debt, unit, bought };
+    let split = match new.kind {
+        SaleKind::Purchase => terms.split(new.ask)?,
+        SaleKind::FreeIssue => terms.free(new.ask)?,
+    };
+    Ok((split, periods))
 }
 
 /// The most that is asked for at once: a million kWh.

@@ -2,12 +2,12 @@
 //! engineering tokens, which one person gives and another approves.
 
 use meter::{MeterId, UnixSeconds};
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::entry::TokenEntry;
 use super::place::{check_text, is_taken};
-use super::row::{nullable, parsed, to_i64, to_u64, u32_of};
+use super::row::{Columns, nullable, parsed, to_i64, to_u64, u32_of};
 use super::sale::SoldToken;
 use super::till::IssuedTokens;
 use super::write::Write;
@@ -121,10 +121,29 @@ pub(super) const METER_COLUMNS: &str = "SELECT meter, pan, scheme, ea, sgc, kt, 
      WHERE i.meter = token_meter.meter AND i.base_year = token_meter.base_year \
      AND i.tid IS NOT NULL), entry FROM token_meter ";
 
+/// Its values are meter, pan, scheme, entry and [`TokenMeter::numbers`].
+pub(super) const PUT_TOKEN_METER: &str = "INSERT INTO token_meter (meter, pan, scheme, entry, ea, \
+     sgc, kt, krn, ti, ken, base_year, to_sgc, to_kt, to_krn, to_ti) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+     ON CONFLICT (meter) DO UPDATE SET pan = excluded.pan, scheme = excluded.scheme, \
+     entry = excluded.entry, ea = excluded.ea, sgc = excluded.sgc, kt = excluded.kt, \
+     krn = excluded.krn, ti = excluded.ti, ken = excluded.ken, base_year = excluded.base_year, \
+     to_sgc = excluded.to_sgc, to_kt = excluded.to_kt, to_krn = excluded.to_krn, \
+     to_ti = excluded.to_ti";
+
 const ORDER_COLUMNS: &str = "SELECT id, meter, action, reason, work_order, state, ordered_by, \
      ordered_at, decided_by, digits FROM token_order ";
 
 impl TokenMeter {
+    /// The columns from `ea` to `to_ti`.
+    pub(super) fn numbers(&self) -> [i64; 11] {
+        let Self { ea, known, ken, base_year, to, .. } = self;
+        let key = |key: &KeySetting| [key.sgc, key.kt.into(), key.krn.into(), key.ti.into()];
+        let ([sgc, kt, krn, ti], [to_sgc, to_kt, to_krn, to_ti]) = (key(known), key(to));
+        let (ea, ken, base_year) = (u32::from(*ea), u32::from(*ken), u32::from(*base_year));
+        [ea, sgc, kt, krn, ti, ken, base_year, to_sgc, to_kt, to_krn, to_ti].map(i64::from)
+    }
+
     /// Whether it counts energy; else its credit is money.
     #[must_use]
     pub fn counts_energy(&self) -> bool {
@@ -145,7 +164,7 @@ impl Registry {
             .fetch_optional(write.sql())
             .await?;
         known.ok_or_else(|| Refusal::not_found("meter", new.meter))?;
-        write.put_token_meters(std::slice::from_ref(new)).await.map_err(|error| {
+        write.put_token_meter(new).await.map_err(|error| {
             if let RegistryError::Database(cause) = &error
                 && is_taken(cause)
             {
@@ -299,7 +318,7 @@ impl Registry {
             let meter = write.token_meter(decided.meter).await?;
             let meter = meter.ok_or_else(|| Refusal::not_found("token meter", decided.meter))?;
             let issued = issue(&meter, &decided.action)?;
-            write.put_token_meters(std::slice::from_ref(&issued.meter)).await?;
+            write.put_token_meter(&issued.meter).await?;
             for token in &issued.tokens {
                 write.add_issued(decided.meter, token, actor, now).await?;
             }
@@ -352,41 +371,15 @@ impl Write<'_> {
         row.fetch_optional(self.sql()).await?.as_ref().map(token_meter_of).transpose()
     }
 
-    /// Writes meters, new ones and known ones.
-    pub(super) async fn put_token_meters(
+    /// Writes a meter, a new one or a known one.
+    pub(super) async fn put_token_meter(
         &mut self,
-        meters: &[TokenMeter],
+        meter: &TokenMeter,
     ) -> Result<(), RegistryError> {
-        if meters.is_empty() {
-            return Ok(());
-        }
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO token_meter (meter, pan, scheme, ea, sgc, kt, krn, ti, ken, base_year, \
-             to_sgc, to_kt, to_krn, to_ti, entry) ",
-        );
-        query.push_values(meters, |mut values, meter| {
-            values
-                .push_bind(i64::from(meter.meter.0))
-                .push_bind(meter.pan.clone())
-                .push_bind(meter.scheme.clone())
-                .push_bind(i64::from(meter.ea));
-            let KeySetting { sgc, kt, krn, ti } = meter.known;
-            values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
-            values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
-            values.push_bind(i64::from(meter.ken)).push_bind(i64::from(meter.base_year));
-            let KeySetting { sgc, kt, krn, ti } = meter.to;
-            values.push_bind(i64::from(sgc)).push_bind(i64::from(kt));
-            values.push_bind(i64::from(krn)).push_bind(i64::from(ti));
-            values.push_bind(meter.entry.name());
-        });
-        query.push(
-            " ON CONFLICT (meter) DO UPDATE SET pan = excluded.pan, scheme = excluded.scheme, \
-             ea = excluded.ea, sgc = excluded.sgc, kt = excluded.kt, krn = excluded.krn, \
-             ti = excluded.ti, ken = excluded.ken, base_year = excluded.base_year, \
-             to_sgc = excluded.to_sgc, to_kt = excluded.to_kt, to_krn = excluded.to_krn, \
-             to_ti = excluded.to_ti, entry = excluded.entry",
-        );
-        query.build().execute(self.sql()).await?;
+        let query = sqlx::query(PUT_TOKEN_METER).bind(i64::from(meter.meter.0)).bind(&meter.pan);
+        let query = query.bind(&meter.scheme).bind(meter.entry.name());
+        let query = meter.numbers().into_iter().fold(query, sqlx::query::Query::bind);
+        query.execute(self.sql()).await?;
         Ok(())
     }
 
@@ -414,9 +407,9 @@ impl Write<'_> {
     }
 }
 
-pub(super) fn token_meter_of(row: &SqliteRow) -> Result<TokenMeter, RegistryError> {
-    let tid: Option<i64> = row.try_get(14)?;
-    let entry: &str = row.try_get(15)?;
+pub(super) fn token_meter_of(row: &impl Columns) -> Result<TokenMeter, RegistryError> {
+    let tid = row.integer(14)?;
+    let entry = row.text(15)?;
     let setting = |at: usize| -> Result<KeySetting, RegistryError> {
         Ok(KeySetting {
             sgc: u32_of(row, at)?,
@@ -427,8 +420,8 @@ pub(super) fn token_meter_of(row: &SqliteRow) -> Result<TokenMeter, RegistryErro
     };
     Ok(TokenMeter {
         meter: MeterId(u32_of(row, 0)?),
-        pan: row.try_get(1)?,
-        scheme: row.try_get(2)?,
+        pan: row.text(1)?.to_owned(),
+        scheme: row.text(2)?.to_owned(),
         ea: u8_of(row, 3)?,
         known: setting(4)?,
         ken: u8_of(row, 8)?,
@@ -454,12 +447,12 @@ fn order_of(row: &SqliteRow) -> Result<TokenOrderRow, RegistryError> {
     })
 }
 
-pub(super) fn u8_of(row: &SqliteRow, column: usize) -> Result<u8, RegistryError> {
+pub(super) fn u8_of(row: &impl Columns, column: usize) -> Result<u8, RegistryError> {
     let value = u32_of(row, column)?;
     u8::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is over 8 bits")))
 }
 
-fn u16_of(row: &SqliteRow, column: usize) -> Result<u16, RegistryError> {
+fn u16_of(row: &impl Columns, column: usize) -> Result<u16, RegistryError> {
     let value = u32_of(row, column)?;
     u16::try_from(value).map_err(|_| RegistryError::Damaged(format!("{value} is over 16 bits")))
 }

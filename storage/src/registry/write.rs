@@ -1,9 +1,8 @@
 //! One writing transaction: rows, the changes that tell of them, and the ids of both.
 
-use std::sync::PoisonError;
-
 use meter::{Change, OutboxId};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
+use tokio::sync::OwnedMutexGuard;
 
 use super::outbox::Fresh;
 use super::row::{to_i64, to_u64};
@@ -12,9 +11,17 @@ use super::{DeviceRev, OutboxRow, Registry, RegistryError};
 /// Changes that one outbox row holds at most.
 pub(super) const CHANGES_MAX: usize = 1000;
 
+/// Takes ids of a kind: how many, and the kind. The answer is the last.
+pub(super) const ADVANCE: &str =
+    "UPDATE counter SET last = last + $1 WHERE name = $2 RETURNING last";
+
+/// Its values are the id and the changes.
+pub(super) const INSERT_OUTBOX: &str = "INSERT INTO outbox (id, payload, sent) VALUES ($1, $2, 0)";
+
 /// A transaction under the one writer. Dropped without [`Write::commit`], it leaves no trace.
 pub(super) struct Write<'r> {
     registry: &'r Registry,
+    _turn: OwnedMutexGuard<()>,
     tx: Transaction<'static, Sqlite>,
     changes: Vec<Change>,
     last_outbox: Option<OutboxId>,
@@ -26,16 +33,12 @@ pub(super) struct Write<'r> {
 impl Registry {
     /// Begins to write; waits for the writer before. What the till remembers may change with it.
     pub(super) async fn write(&self) -> Result<Write<'_>, RegistryError> {
-        let write = self.write_sales().await?;
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).forget();
-        Ok(write)
-    }
-
-    /// As [`Registry::write`], for the till itself.
-    pub(super) async fn write_sales(&self) -> Result<Write<'_>, RegistryError> {
+        let turn = self.turn().await;
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        self.desk().forget();
         Ok(Write {
             registry: self,
+            _turn: turn,
             tx,
             changes: Vec::new(),
             last_outbox: None,
@@ -64,14 +67,8 @@ impl Write<'_> {
         counter: &'static str,
         count: u64,
     ) -> Result<u64, RegistryError> {
-        let last = sqlx::query_scalar(
-            "UPDATE counter SET last = last + $1 WHERE name = $2 RETURNING last",
-        )
-        .bind(to_i64(count)?)
-        .bind(counter)
-        .fetch_one(self.sql())
-        .await?;
-        to_u64(last)
+        let last = sqlx::query_scalar(ADVANCE).bind(to_i64(count)?).bind(counter);
+        to_u64(last.fetch_one(self.sql()).await?)
     }
 
     /// The revision that devices written by this transaction carry.
@@ -97,14 +94,10 @@ impl Write<'_> {
     /// Writes the outbox row of the changes told so far.
     pub(super) async fn flush(&mut self) -> Result<Option<OutboxId>, RegistryError> {
         if !self.changes.is_empty() {
-            let payload =
-                serde_json::to_string(&self.changes).expect("changes have string keys only");
+            let payload = payload_of(&self.changes);
             let (id, length) = (self.advance("outbox", 1).await?, payload.len());
-            sqlx::query("INSERT INTO outbox (id, payload, sent) VALUES ($1, $2, 0)")
-                .bind(to_i64(id)?)
-                .bind(payload)
-                .execute(self.sql())
-                .await?;
+            let query = sqlx::query(INSERT_OUTBOX).bind(to_i64(id)?).bind(payload);
+            query.execute(self.sql()).await?;
             let (id, changes) = (OutboxId(id), std::mem::take(&mut self.changes).into());
             self.fresh.push(OutboxRow { id, changes }, length);
             self.last_outbox = Some(id);
@@ -117,9 +110,7 @@ impl Write<'_> {
         let outbox = self.flush().await?;
         self.tx.commit().await?;
         if let Some(id) = outbox {
-            // The next writer may have come past since the commit.
-            self.registry.hand_over(self.fresh);
-            self.registry.outbox.send_modify(|newest| *newest = id.max(*newest));
+            self.registry.hand_over(self.fresh, id);
             if self.has_dimensions {
                 self.registry.dimensions.send_modify(|newest| *newest = id.max(*newest));
             }
@@ -135,6 +126,11 @@ impl Write<'_> {
         let outbox = self.commit().await?;
         Ok(outbox.expect("a change was told before"))
     }
+}
+
+/// Changes as the outbox has them.
+pub(super) fn payload_of(changes: &[Change]) -> String {
+    serde_json::to_string(changes).expect("changes have string keys only")
 }
 
 /// Whether analysts' tables of meters and accounts change with it.
