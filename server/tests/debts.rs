@@ -199,6 +199,14 @@ fn the_registry_and_the_books_leave_the_same_debt() {
     // The month of the reversal may take no more than its cap, whatever came back in it.
     check(&[(first, Sell("a", 50)), (second, Reverse("a")), (second, TopUp("b", 500))], 70);
     check(&[(first, Sell("a", 50)), (second, Reverse("a")), (second, Sell("b", 500))], 70);
+    let reversed_between = [
+        (first, Sell("a", 100)),
+        (second, TopUp("b", 50)),
+        (second, Reverse("a")),
+        (second, TopUp("c", 500)),
+        (second, Sell("d", 500)),
+    ];
+    check(&reversed_between, 70);
     // A later sale goes first.
     let one_after_another = [
         (first, Sell("a", 100)),

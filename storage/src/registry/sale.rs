@@ -1,8 +1,8 @@
 //! Sales on record, and what is done to one afterwards: copies of the receipt, reversal, refund.
 
 use meter::{
-    AccountId, Ask, Change, LedgerKind, MeterId, Money, OutboxId, PurchaseId, Sale, SaleLine,
-    Split, UnixSeconds,
+    AccountId, Ask, Change, LedgerKind, LocalCalendar, MeterId, Money, OutboxId, PurchaseId, Sale,
+    SaleLine, Split, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 
@@ -327,13 +327,18 @@ impl super::write::Write<'_> {
                 .await?;
         }
         if amount == sale.split.paid && sale.split.debt > Money::ZERO {
+            let zone = self.account(sale.account).await?.terms.zone;
+            let calendar = LocalCalendar::new(&zone).map_err(Refusal::from)?;
+            let month = calendar.local(sale.at).date.first_of_month().to_string();
+            // As in the books: the month of the sale may recover it again, and no other.
             sqlx::query(
-                "UPDATE debt SET left_over = left_over + $1, recovered = \
-                 CASE WHEN recovered > $1 THEN recovered - $1 ELSE 0 END \
+                "UPDATE debt SET left_over = left_over + $1, \
+                 recovered = recovered - CASE WHEN month = $3 THEN $1 ELSE 0 END \
                  WHERE id = (SELECT MAX(id) FROM debt WHERE account = $2)",
             )
             .bind(sale.split.debt.ticks())
             .bind(i64::from(sale.account.0))
+            .bind(month)
             .execute(self.sql())
             .await?;
         }
