@@ -4,7 +4,7 @@
 CARGO ?= cargo
 LIB   := .meterd/lib/libchdb.so
 
-.PHONY: help run test fmt clippy doc bench soak fuzz lib clean
+.PHONY: help run test fmt clippy doc bench capacity soak fuzz lib clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -25,6 +25,10 @@ test: lib ## format, lints, tests, docs: the same in CI
 bench: lib ## ratios against the bare loop and the raw socket, within one run
 	$(CARGO) build --release --locked -p server
 	$(CARGO) run --release --locked -p benches -- $(ARGS)
+
+capacity: lib ## the table of what a buyer asks, 45 minutes (SHARE=100: a tenth of it)
+	$(CARGO) build --release --locked -p server -p benches
+	CAPACITY_SHARE=$(or $(SHARE),1000) ./target/release/benches capacity
 
 soak: lib ## real faults ROUNDS=50 times, simulations through every fault, the campaign for PROVE=3600 s
 	METERD_SOAK=$(or $(ROUNDS),50) $(CARGO) test --locked -p server --test safety -- --nocapture

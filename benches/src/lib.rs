@@ -3,6 +3,9 @@
 //! **Invariant:** a bench prints what it measured; none fails because a machine is slow, all fail
 //! when a result is wrong.
 
+pub mod capacity;
+pub mod cutoff;
+pub mod decide;
 mod engines;
 mod logs;
 pub mod memory;

@@ -2,15 +2,16 @@
 //!
 //! Each ratio is taken within one run, load generator included, frames sealed beforehand.
 //! `SIZE=small` takes a tenth of the work, to see that the benches run.
-//! Names (`dataflow`, `udp`, `verify`, `node` or a row of it, `clickhouse`, `questions`, `tokens`,
-//! `vend`) take some of the benches only.
+//! Names (`dataflow`, `decisions`, `udp`, `verify`, `node` or a row of it, `clickhouse`, `questions`,
+//! `tokens`, `vend`) take some of the benches only. `capacity` is run only by name: what a buyer asks,
+//! three quarters of an hour, or `CAPACITY_SHARE` thousandths of it.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
 use benches::rows::{self, Size};
-use benches::{questions, sink, tokens, udp, vend, verify, w1};
+use benches::{capacity, cutoff, decide, questions, sink, tokens, udp, vend, verify, w1};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,6 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     if wants("dataflow") {
         rows.extend(dataflow(size.of(w1::READINGS, w1::READINGS / 10)));
+    }
+    if wants("decisions") {
+        rows.extend(decisions(size)?);
     }
     if wants("udp") {
         rows.push(durable(size.of(6, 1))?);
@@ -47,6 +51,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if wants("vend") {
         rows.extend(purchases(size.of(5, 1))?);
+    }
+    if args.iter().any(|arg| arg == "capacity") {
+        let share = std::env::var("CAPACITY_SHARE").map_or(Ok(1000), |share| share.parse())?;
+        say(&machine());
+        return capacity::run(size, share, &say);
     }
     let report = json!({ "machine": machine(), "rows": rows });
     fs::create_dir_all("target")?;
@@ -74,6 +83,49 @@ fn dataflow(readings: usize) -> Vec<Value> {
         }));
     }
     rows
+}
+
+/// What decisions cost.
+fn decisions(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
+    let readings = size.of(w1::READINGS, w1::READINGS / 2);
+    say(&format!("decisions, {readings} readings of W1, with all of them on and with none"));
+    let figure = decide::ingest(readings);
+    let decide::Figure { rate, ratio, cpu_ratio, orders, alarms } = figure;
+    let rate = rate / 1e6;
+    say(&format!(
+        "  {:24} {rate:6.2} M/s  ratio {ratio:.3}, by processor {cpu_ratio:.3}  {orders} orders, \
+         {alarms} alarms",
+        "decisions_ingest"
+    ));
+    let ingest = json!({
+        "name": "decisions_ingest", "value": rate, "unit": "M readings/s",
+        "limit": "the same stream with nothing to decide", "ratio": ratio, "must": 0.9, "aim": 1.0,
+        "runs": 3, "cpu_ratio": cpu_ratio, "orders": orders, "alarms": alarms,
+    });
+    Ok(vec![ingest, disconnections(size)?])
+}
+
+/// A few hundred accounts overdrawn, one after another, on a node at half of its most.
+fn disconnections(size: Size) -> Result<Value, Box<dyn Error>> {
+    let (most, probes) = (rows::most(size)?, size.of(300, 20));
+    let folder = Path::new("target/bench-cutoff");
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let report = cutoff::run((most / 2.0) as u32, probes, folder)?;
+    let (p50, p99) = report.latency;
+    let rate = report.readings_per_s;
+    say(&format!(
+        "  {:24} p50 {p50:?}  p99 {p99:?}  {probes} orders at {rate:.0} readings/s",
+        "disconnect_p99"
+    ));
+    let p99_ms = p99.as_secs_f64() * 1e3;
+    Ok(json!({
+        "name": "disconnect_p99", "value": p99_ms, "unit": "ms from the reading to the order",
+        "limit": format!("{most:.0} readings/s at most"), "ratio": Value::Null, "must": 1000,
+        "aim": 250, "runs": 1, "p50_ms": p50.as_secs_f64() * 1e3, "orders": probes,
+        "readings_per_s": rate,
+    }))
 }
 
 /// The sink against bare inserts, and an outage.

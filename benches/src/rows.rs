@@ -113,16 +113,27 @@ fn aligned(size: Size) -> Row {
     }))
 }
 
-/// At half of what this machine's simulator and node reach together over UDP, ClickHouse included.
+/// A reading a second of each meter, for some seconds.
+fn each_second(meters: &str, size: Size) -> Result<Simulated, Box<dyn Error>> {
+    let seconds = size.of("10", "5");
+    let pace = ["--period", "1", "--pace", "1", "--seconds", seconds];
+    Simulated::run(&[&["--meters", meters][..], &pace].concat())
+}
+
+/// Readings a second that this machine's simulator and node reach together over UDP, ClickHouse
+/// included.
+///
+/// # Errors
+/// The simulation fails.
+pub fn most(size: Size) -> Result<f64, Box<dyn Error>> {
+    Ok(each_second(size.of("100000", "2000"), size)?.readings_per_s())
+}
+
+/// At half of the most.
 fn freshness(size: Size) -> Row {
-    let (meters, seconds) = size.of(("100000", "10"), ("2000", "5"));
-    let run = |meters: &str| {
-        let each_second = ["--period", "1", "--pace", "1", "--seconds", seconds];
-        Simulated::run(&[&["--meters", meters][..], &each_second].concat())
-    };
-    let most = run(meters)?.readings_per_s();
+    let most = most(size)?;
     let half = format!("{:.0}", most / 2.0);
-    let run = run(&half)?;
+    let run = each_second(&half, size)?;
     Ok(json!({
         "name": "freshness_p99", "value": run.fresh_p99_ms(), "unit": "ms",
         "limit": format!("{most:.0} readings/s at most"), "ratio": null, "must": 250, "aim": 50,

@@ -44,6 +44,11 @@ impl Simulated {
         Ok(Self(value))
     }
 
+    /// All that it wrote with `--json`.
+    pub(crate) const fn json(&self) -> &Value {
+        &self.0
+    }
+
     /// Seconds from the first reading due until ClickHouse had all.
     #[must_use]
     pub fn queryable_s(&self) -> f64 {

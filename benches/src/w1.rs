@@ -22,7 +22,7 @@ use meter::{
 /// Readings of the whole stream.
 pub const READINGS: usize = 9_648_073;
 
-const METERS: u32 = 100_000;
+pub(crate) const METERS: u32 = 100_000;
 const SLOTS: u32 = 96;
 const SLOT_S: u32 = 900;
 /// 2026-11-02T00:00:00Z, a Monday: the stream's second 0.
@@ -92,9 +92,10 @@ pub fn run(readings: usize) -> Vec<Figure> {
         let mut taken = [const { Vec::new() }; 3];
         for _ in 0..RUNS {
             taken[0].push(timed(|| assert_eq!(bare(&records), totals)));
-            taken[1].push(engine(1, &records, duplicates));
+            let engine = |workers| engine(workers, register(), &records, duplicates).0;
+            taken[1].push(engine(1));
             if !names[2].is_empty() {
-                taken[2].push(engine(2, &records, duplicates));
+                taken[2].push(engine(2));
             }
         }
         let count = records.len() as f64;
@@ -194,6 +195,11 @@ const fn rate_of(hour: u32) -> u64 {
         8..=9 | 12..=17 | 21 => 80,
         _ => 120,
     }
+}
+
+/// Duplicates among records.
+pub(crate) fn duplicates(records: &[Record]) -> u64 {
+    bare(records).duplicates
 }
 
 /// The job as a plain loop: what any system at all has to do.
@@ -302,12 +308,17 @@ pub(crate) fn reading(record: &Record) -> Reading {
     }
 }
 
-/// Time for the whole dataflow with the full rules over `records`. Making entries of records is in
-/// it, in memory used again, as the log hands its entries on.
-fn engine(workers: usize, records: &[Record], duplicates: u64) -> Taken {
+/// Time for the whole dataflow with the full rules over `records`, and what it found. Making entries
+/// of records is in it, in memory used again, as the log hands its entries on.
+pub(crate) fn engine(
+    workers: usize,
+    registered: Vec<Entry>,
+    records: &[Record],
+    duplicates: u64,
+) -> (Taken, Counts) {
     let mut engine = Engine::start(&Config { workers }, None).expect("threads can be started");
     let mut effects = Effects::default();
-    engine.process(Seq(1), &Arc::new(register()), &mut effects).expect("the engine runs");
+    engine.process(Seq(1), &Arc::new(registered), &mut effects).expect("the engine runs");
     let mut next = engine.position().0 + 1;
     let mut counts = Counts::default();
     let mut on_their_way: VecDeque<Arc<Vec<Entry>>> = VecDeque::new();
@@ -332,13 +343,18 @@ fn engine(workers: usize, records: &[Record], duplicates: u64) -> Taken {
     });
     assert_eq!(counts.duplicates, duplicates, "duplicates of {workers} workers");
     assert_eq!(counts.accepted + counts.duplicates, records.len() as u64);
-    taken
+    (taken, counts)
 }
 
+/// What the dataflow found.
 #[derive(Debug, Default)]
-struct Counts {
+pub(crate) struct Counts {
     accepted: u64,
     duplicates: u64,
+    /// Orders decided.
+    pub(crate) orders: u64,
+    /// Alarms raised or cleared.
+    pub(crate) alarms: u64,
 }
 
 impl Counts {
@@ -346,6 +362,8 @@ impl Counts {
         effects.clear();
         engine.receive(effects).expect("the engine runs");
         self.accepted += effects.regular.len() as u64;
+        self.orders += effects.orders.len() as u64;
+        self.alarms += effects.alarms.len() as u64;
         for verdict in &effects.verdicts {
             match verdict.outcome {
                 Outcome::Accepted => self.accepted += 1,
@@ -431,9 +449,9 @@ fn tariff() -> TariffVersion {
 
 /// What a run took.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
-    wall_s: f64,
-    cpu_s: f64,
+pub(crate) struct Taken {
+    pub(crate) wall_s: f64,
+    pub(crate) cpu_s: f64,
 }
 
 fn timed(run: impl FnOnce()) -> Taken {
@@ -451,7 +469,7 @@ fn cpu_s() -> f64 {
     ticks.sum::<f64>() / 100.0
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
