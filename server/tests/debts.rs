@@ -66,13 +66,13 @@ fn tariff(plan: PlanId, currency: CurrencyCode) -> TariffVersion {
 
 /// A registry with an account that owes 100, of which a fifth of each purchase and 30 a month are
 /// taken.
-async fn owing(folder: &Path) -> Registry {
+async fn owing(folder: &Path) -> Arc<Registry> {
     let config = registry::Config {
         path: folder.join("registry.sqlite"),
         master_key_path: folder.join("master.key"),
         readers: 1,
     };
-    let registry = Registry::open(&config).await.unwrap();
+    let registry = Arc::new(Registry::open(&config).await.unwrap());
     registry.add_customer("C-1", "Li Wei", "").await.unwrap();
     let currency = CurrencyCode::parse("CNY").unwrap();
     let plan = registry.add_plan("flat", "", currency).await.unwrap().id;
@@ -106,7 +106,7 @@ enum Deed {
     TopUp(&'static str, i64),
 }
 
-async fn tell(registry: &Registry, at: UnixSeconds, deed: Deed) {
+async fn tell(registry: &Arc<Registry>, at: UnixSeconds, deed: Deed) {
     let body_hash = [0; 32];
     match deed {
         Deed::Sell(key, paid) => {
@@ -122,7 +122,7 @@ async fn tell(registry: &Registry, at: UnixSeconds, deed: Deed) {
                 at,
                 actor: 1,
             };
-            registry.sell(&[sale], &NoTokens).await.unwrap().remove(0).unwrap();
+            registry.sell(vec![sale], Arc::new(NoTokens)).await.unwrap().remove(0).unwrap();
         }
         Deed::Reverse(key) => {
             registry.reverse_sale(key, "a mistake", 1, at).await.unwrap();
