@@ -41,9 +41,12 @@ impl Size {
     }
 }
 
+/// Measures a row.
+type Bench = fn(Size) -> Row;
+
 /// The rows of one node end to end, in the order in which they are measured: connections before the
 /// fleets, as what those leave free would hold the connections.
-const OF_A_NODE: [(&str, fn(Size) -> Row); 8] = [
+const OF_A_NODE: [(&str, Bench); 8] = [
     ("tcp_gateway", tcp_gateway),
     ("memory_per_connection", per_connection),
     ("memory_per_virtual_meter", per_virtual_meter),
