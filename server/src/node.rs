@@ -21,6 +21,7 @@ use meter::wire::dlms::Templates;
 use meter::{Entry, Seq, SystemTitle};
 use storage::log::{Committed, Origin, Outcome, Submission, Writer, WriterConfig};
 use storage::registry::{self, Registry};
+use storage::turns::take_short_turns;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -411,6 +412,7 @@ where
 {
     let part = name.to_owned();
     let run = move || {
+        take_short_turns();
         let result = work();
         if let Err(error) = &result {
             // The node may be stopping already.
