@@ -26,7 +26,7 @@ bench: lib ## ratios against the bare loop and the raw socket, within one run
 	$(CARGO) build --release --locked -p server
 	$(CARGO) run --release --locked -p benches -- $(ARGS)
 
-capacity: lib ## the table of what a buyer asks, 45 minutes (SHARE=100: a tenth of it)
+capacity: lib ## the table of what a buyer asks, 45 minutes (SHARE=100: shorter, but for the row in real time)
 	$(CARGO) build --release --locked -p server -p benches
 	CAPACITY_SHARE=$(or $(SHARE),1000) ./target/release/benches capacity
 
