@@ -21,7 +21,6 @@ use meter::wire::dlms::Templates;
 use meter::{Entry, Seq, SystemTitle};
 use storage::log::{Committed, Origin, Outcome, Submission, Writer, WriterConfig};
 use storage::registry::{self, Registry};
-use storage::turns::take_short_turns;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -412,7 +411,6 @@ where
 {
     let part = name.to_owned();
     let run = move || {
-        take_short_turns();
         let result = work();
         if let Err(error) = &result {
             // The node may be stopping already.

@@ -1,6 +1,6 @@
 //! What lasts: the durable [`log`] of entries, [`snapshot`]s of the books, the [`clickhouse`]
 //! writer and its queries, the embedded [`engine`], the [`registry`] of what exists, and the
-//! [`archive`] of old segments; and the [`turns`] of threads that others wait for.
+//! [`archive`] of old segments.
 //!
 //! **Invariant:** nothing here knows a protocol or what a tariff means. An acknowledgement is
 //! given only after [`log`] has synced. Read `log::Writer` and `registry::Registry` first.
@@ -13,4 +13,3 @@ pub mod engine;
 pub mod log;
 pub mod registry;
 pub mod snapshot;
-pub mod turns;

@@ -11,7 +11,6 @@ use dataflow::{Engine, EngineError, SNAPSHOT_VERSION, SnapshotError, Windows};
 use meter::{Effects, OrderRow, Recall, Seq, Stored, UnixSeconds};
 use storage::log::{self, Directory, Durability, Reader, SegmentLog, WritePath};
 use storage::snapshot::{self, Snapshots};
-use storage::turns::take_short_turns;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -150,8 +149,6 @@ pub(crate) fn restore(
     snapshots: &Snapshots,
     views: &mut Views,
 ) -> anyhow::Result<Restored> {
-    // The workers inherit them.
-    take_short_turns();
     let config = dataflow::Config { workers };
     let empty = || {
         let engine = Engine::start(&config, None)?;

@@ -29,7 +29,6 @@ use super::shelf::{Periods, Shelf, calendar};
 use super::token_meter::TokenMeter;
 use super::write::{INSERT_OUTBOX, payload_of};
 use super::{OutboxRow, Refusal, Registry, RegistryError};
-use crate::turns::take_short_turns;
 
 /// Sales of one transaction at most.
 pub const SALES_MAX: usize = 256;
@@ -144,7 +143,6 @@ impl Registry {
         new: &[NewSale],
         issuer: &dyn TokenIssuer,
     ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
-        take_short_turns();
         let mut desk = self.desk();
         let Desk { drawer, shelf } = &mut *desk;
         let write = drawer.begin()?;
