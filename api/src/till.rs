@@ -1,8 +1,10 @@
 //! The till: sales that come at the same time share one transaction, hence one sync, and one way
 //! through the log and the books.
 //!
-//! A batch takes no more than half of the sales under way: while it is on its way through the log
-//! and the books, the other half is at the registry, so neither waits for the other.
+//! A batch is half of the sales under way: while it is on its way through the log and the books, the
+//! other half is at the registry, so neither waits for the other. It waits until so many are there,
+//! but only while another batch is on its way: a lone sale is served at once, and many do not make a
+//! sync for each handful that happens to come first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use meter::OutboxId;
 use storage::registry::{NewSale, Registry, SALES_MAX, SaleRow, TokenIssuer};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::node::{Applied, NotApplied};
 use crate::problem::{Answer, Problem};
@@ -81,11 +84,8 @@ impl Drop for UnderWay<'_> {
 impl Counter {
     async fn serve(self, mut sales: mpsc::Receiver<Waiting>, under_way: Arc<AtomicUsize>) {
         let mut batch = Vec::with_capacity(SALES_MAX);
-        loop {
-            let most = (under_way.load(Ordering::Relaxed) / 2).clamp(TOGETHER, SALES_MAX);
-            if sales.recv_many(&mut batch, most).await == 0 {
-                return;
-            }
+        let mut on_their_way = JoinSet::new();
+        while gather(&mut batch, &mut sales, &mut on_their_way, &under_way).await {
             let (new, answers): (Vec<NewSale>, Vec<_>) =
                 batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
             let vault: Arc<dyn TokenIssuer> = Arc::clone(&self.vault) as _;
@@ -97,9 +97,38 @@ impl Counter {
                 Err(problem) => answers.iter().map(|_| Err(problem.clone())).collect(),
             };
             // The next batch does not wait for the log and the books of this one.
-            tokio::spawn(hand_out(Arc::clone(&self.applied), answers, results));
+            on_their_way.spawn(hand_out(Arc::clone(&self.applied), answers, results));
+        }
+        // Who was sold to is still answered.
+        while on_their_way.join_next().await.is_some() {}
+    }
+}
+
+/// Gathers half of the sales under way, or those that are there when no batch is on its way. False
+/// when the till is closed and nobody waits.
+async fn gather(
+    batch: &mut Vec<Waiting>,
+    sales: &mut mpsc::Receiver<Waiting>,
+    on_their_way: &mut JoinSet<()>,
+    under_way: &AtomicUsize,
+) -> bool {
+    let half = || under_way.load(Ordering::Relaxed) / 2;
+    let most = |half: usize| half.clamp(TOGETHER, SALES_MAX);
+    while on_their_way.try_join_next().is_some() {}
+    if sales.recv_many(batch, most(half())).await == 0 {
+        return false;
+    }
+    while batch.len() < half().min(SALES_MAX) {
+        if on_their_way.is_empty() {
+            break;
+        }
+        let room = most(half()).saturating_sub(batch.len()).max(1);
+        tokio::select! {
+            count = sales.recv_many(batch, room) => if count == 0 { break },
+            _ = on_their_way.join_next() => {}
         }
     }
+    true
 }
 
 /// Answers when the books have the newest sale of a batch, hence all of them.
