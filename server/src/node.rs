@@ -20,7 +20,7 @@ use ingest::{Directory, Ingest};
 use meter::wire::dlms::Templates;
 use meter::{Entry, Seq, SystemTitle};
 use storage::log::{Committed, Origin, Outcome, Submission, Writer, WriterConfig};
-use storage::registry::{self, Registry};
+use storage::registry::{self, DeviceRev, Registry};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -141,6 +141,20 @@ async fn stop_signal(terminate: &mut unix::Signal) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Opens the data folder, and reads the registry's devices beside it.
+async fn open_all(
+    settings: &Settings,
+    outlets: open::Outlets,
+    registry: &Registry,
+) -> anyhow::Result<(open::Opened, Arc<Directory>, DeviceRev)> {
+    let settings = settings.clone();
+    let opened = tokio::task::spawn_blocking(move || open::open(&settings, outlets));
+    let (directory, through) = devices::directory(registry).await?;
+    let opened = opened.await??;
+    devices::restore_windows(&directory, &opened.windows);
+    Ok((opened, directory, through))
+}
+
 type BooksThread = JoinHandle<Result<(), BooksError>>;
 type LogThread = JoinHandle<Result<(), storage::log::Error>>;
 
@@ -175,14 +189,10 @@ impl Node {
         let stuck_max = Duration::from_secs(settings.books.stuck_s_max.into());
         let (watchdog, pulse) = Watchdog::start(stuck_max)?;
         let outlets = open::Outlets { recalls, orders: tell, applied: apply, pulse };
-        let opened = {
-            let settings = settings.clone();
-            tokio::task::spawn_blocking(move || open::open(&settings, outlets)).await??
-        };
+        let (opened, directory, through) = open_all(settings, outlets, &registry).await?;
 
         let wires = Wires::new(shards(settings));
         let journal = Journal::new(wires.journal_origin(), wires.submit.clone(), applied);
-        let (directory, through) = devices::directory(&registry, &opened.windows).await?;
         let socket_tier = bind_ingest(settings, &now, Arc::clone(&directory), &wires)?;
         let (commands, socket_tier) = with_commands(socket_tier, &registry, &now);
 

@@ -15,16 +15,17 @@ const DEVICES_MAX: u32 = 1_500_000;
 /// Pause after the registry did not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The directory with all devices of the registry up to a revision, replay windows as of the log's
-/// end.
-pub(super) async fn directory(
-    registry: &Registry,
-    windows: &Windows,
-) -> anyhow::Result<(Arc<Directory>, DeviceRev)> {
+/// The directory with all devices of the registry, up to a revision.
+pub(super) async fn directory(registry: &Registry) -> anyhow::Result<(Arc<Directory>, DeviceRev)> {
     let directory = Directory::new(DEVICES_MAX);
     let through = load(registry, &directory, DeviceRev::default())
         .await
         .context("cannot load the devices of the registry")?;
+    Ok((Arc::new(directory), through))
+}
+
+/// Sets the replay windows as of the log's end.
+pub(super) fn restore_windows(directory: &Directory, windows: &Windows) {
     let meters = windows
         .meters
         .iter()
@@ -34,7 +35,6 @@ pub(super) async fn directory(
         .iter()
         .map(|(id, window)| (ingest::Device::Gateway(*id), window.highest, window.seen));
     directory.restore_windows(meters.chain(gateways));
-    Ok((Arc::new(directory), through))
 }
 
 /// Adds devices that the registry gets while the node runs, after those up to `since`.
