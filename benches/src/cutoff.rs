@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 
 use loadgen::driver::{Clocks, DriverConfig};
 use loadgen::faults::FaultPlan;
-use loadgen::fleet::{Fleet, FleetRun, Shape, Span, Spec, Ways, plan_code};
+use loadgen::fleet::{Fleet, FleetRun, Shape, Span, Spec, Ways};
 use loadgen::profile::Load;
 use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World};
 use meter::{Energy, UnixSeconds};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use crate::restart;
 use crate::simulated::Serving;
-use crate::vend::{self, Shop};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -139,19 +139,7 @@ async fn register(
     config: &Path,
     address: SocketAddr,
 ) -> Result<(), Failure> {
-    let token = fs::read_to_string(config.with_extension("token"))?.trim().to_owned();
-    let shop = Shop { address, token };
-    for plan in fleet.plans() {
-        let code = plan_code(plan);
-        let body = json!({ "code": code, "name": code, "currency": "CNY" });
-        let made = shop.tell("POST", "/v1/plans", &body).await?;
-        shop.tell("POST", &format!("/v1/plans/{}/versions", made["id"]), &vend::version()).await?;
-    }
-    let world = world();
-    for csv in fleet.import_files(&world) {
-        let call = ("POST", "/v1/imports/meters", "import");
-        shop.send(call, ("text/csv", csv.into())).await?;
-    }
+    let shop = restart::register(fleet, &world(), config, address).await?;
     let policy = json!({
         "cutting": true, "order_s_max": 14_400, "attempts_max": 5, "retry_s": 60, "stagger_s": 0,
         "friendly": null,

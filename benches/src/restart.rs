@@ -82,12 +82,13 @@ fn settings(folder: &Path, api: SocketAddr) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-async fn register(
+/// Registers a fleet with its plans over the API; where, for whoever has more to tell.
+pub(crate) async fn register(
     fleet: &Fleet,
     world: &World,
     config: &Path,
     address: SocketAddr,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> Result<Shop, Box<dyn Error + Send + Sync>> {
     let token = fs::read_to_string(config.with_extension("token"))?.trim().to_owned();
     let shop = Shop { address, token };
     for plan in fleet.plans() {
@@ -100,7 +101,7 @@ async fn register(
         let call = ("POST", "/v1/imports/meters", "import");
         shop.send(call, ("text/csv", csv.into())).await?;
     }
-    Ok(())
+    Ok(shop)
 }
 
 /// Writes the consumers' readings behind what the node has written; returns how many.

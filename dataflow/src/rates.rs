@@ -1,5 +1,6 @@
 //! Rates: from an interval to tariff version, rate, price and block period, for one plan, or several
-//! one after another, in one time zone. The answers are kept in a table by interval, built a stretch of days at a time.
+//! one after another, in one time zone. The answers are kept in a table by interval, built a stretch of
+//! days at a time.
 
 use meter::{
     Block, BlockPeriod, CalendarId, DayType, Holidays, INTERVAL_S, LocalCalendar, LocalDate, Money,

@@ -330,9 +330,8 @@ mod tests {
 
     use super::*;
 
-    fn tally() -> Tally {
-        let mut tally = Tally::default();
-        let row = |number, kind, amount, balance| LedgerRow {
+    fn row(number: u64, kind: LedgerKind, amount: i64, balance: i64) -> LedgerRow {
+        LedgerRow {
             account: AccountId(3),
             number,
             kind,
@@ -341,7 +340,11 @@ mod tests {
             at: UnixSeconds(1),
             cause: Cause::Person(Seq(1)),
             seq: Seq(1),
-        };
+        }
+    }
+
+    fn tally() -> Tally {
+        let mut tally = Tally::default();
         tally.enter(&row(1, LedgerKind::Purchase, 100, 100)).unwrap();
         tally.enter(&row(2, LedgerKind::Energy, -7, 93)).unwrap();
         tally
@@ -390,16 +393,6 @@ mod tests {
     #[test]
     fn every_difference_of_a_debt_is_seen() {
         let mut tally = tally();
-        let row = |number, kind, amount, balance| LedgerRow {
-            account: AccountId(3),
-            number,
-            kind,
-            amount: Money::from_ticks(amount),
-            balance: Money::from_ticks(balance),
-            at: UnixSeconds(1),
-            cause: Cause::Person(Seq(1)),
-            seq: Seq(1),
-        };
         tally.enter(&row(3, LedgerKind::DebtAgreed, 50, 143)).unwrap();
         tally.enter(&row(4, LedgerKind::DebtRecovery, -20, 123)).unwrap();
         let check = |agreed, left, want: bool| {
