@@ -207,7 +207,7 @@ pub struct ClickHouse {
     pub password_file: PathBuf,
     /// Database.
     pub database: String,
-    /// IANA zone of the days and months in the views.
+    /// IANA zone of the tables of days.
     pub zone: String,
     /// Months that readings are kept, 0 for ever.
     pub keep_readings_months: u32,
@@ -221,6 +221,10 @@ pub struct ClickHouse {
     pub keep_gaps_months: u32,
     /// Months that line losses are kept, 0 for ever.
     pub keep_line_loss_months: u32,
+    /// Months that the tables of days are kept, 0 for ever.
+    pub keep_days_months: u32,
+    /// Seconds between two refreshes of the tables of days, at least.
+    pub refresh_days_s: u32,
     /// Rows of a block.
     pub block_rows_max: u32,
     /// Milliseconds a block may wait.

@@ -16,6 +16,7 @@ pub mod backup;
 pub mod books;
 pub mod commands;
 pub mod cursor;
+pub mod days;
 pub mod journal;
 pub mod orders;
 pub mod ports;

@@ -99,6 +99,12 @@ impl Pump {
         }
     }
 
+    /// How far ClickHouse is.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.mark.progress)
+    }
+
     /// Pumps until `stop`; gathers the next block while ClickHouse works on the last one.
     ///
     /// # Errors

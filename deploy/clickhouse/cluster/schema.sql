@@ -191,6 +191,84 @@ SETTINGS index_granularity = 8192;
 CREATE TABLE IF NOT EXISTS meterd.accounts ON CLUSTER '{cluster}' AS meterd.accounts_local
 ENGINE = Distributed('{cluster}', meterd, accounts_local, bitShiftRight(toUInt32(account_id * 2654435761), 20));
 
+CREATE TABLE IF NOT EXISTS meterd.meter_days_local ON CLUSTER '{cluster}'
+(
+    `day` Date COMMENT 'Local day' CODEC(Delta(2), ZSTD(1)),
+    `meter_id` UInt32 COMMENT 'Meter' CODEC(Delta(4), ZSTD(1)),
+    `account_id` UInt32 COMMENT 'Account that the meter served in the day\'s last interval, 0 for none' CODEC(Delta(4), ZSTD(1)),
+    `transformer_id` UInt32 COMMENT 'Transformer that it hung on in the day\'s last interval, 0 for none' CODEC(Delta(4), ZSTD(1)),
+    `energy_wh` UInt64 COMMENT 'Energy of the day, the sum of its intervals, Wh' CODEC(T64, ZSTD(1)),
+    `cost_ticks` Int64 COMMENT 'Energy times the prices of its rates, without block adders, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `rate1_wh` UInt64 COMMENT 'Energy at rate 1, Wh' CODEC(T64, ZSTD(1)),
+    `rate2_wh` UInt64 COMMENT 'Energy at rate 2, Wh' CODEC(T64, ZSTD(1)),
+    `rate3_wh` UInt64 COMMENT 'Energy at rate 3, Wh' CODEC(T64, ZSTD(1)),
+    `rate4_wh` UInt64 COMMENT 'Energy at rate 4, Wh' CODEC(T64, ZSTD(1)),
+    `rate1_ticks` Int64 COMMENT 'Its cost, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `rate2_ticks` Int64 COMMENT 'Its cost, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `rate3_ticks` Int64 COMMENT 'Its cost, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `rate4_ticks` Int64 COMMENT 'Its cost, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `register_wh` UInt64 COMMENT 'Greatest register at an interval\'s end, Wh' CODEC(Delta(8), ZSTD(1)),
+    `voltage_min_mv` UInt32 COMMENT 'Least voltage, mV, 0 when none was sent' CODEC(T64, ZSTD(1)),
+    `voltage_max_mv` UInt32 COMMENT 'Greatest voltage, mV' CODEC(T64, ZSTD(1)),
+    `current_max_ma` UInt32 COMMENT 'Greatest current, mA' CODEC(T64, ZSTD(1)),
+    `power_max_w` Int32 COMMENT 'Greatest active power, W' CODEC(T64, ZSTD(1)),
+    `intervals` UInt16 COMMENT 'Intervals known, 96 in a day of 24 hours' CODEC(T64, ZSTD(1)),
+    `intervals_actual` UInt16 COMMENT 'Of these, how many are actual' CODEC(T64, ZSTD(1)),
+    `rev` UInt64 COMMENT 'Newest log position among its intervals: the version' CODEC(DoubleDelta, ZSTD(1))
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/meterd/meter_days', '{replica}', rev)
+PARTITION BY toYYYYMM(day)
+ORDER BY (day, meter_id)
+SETTINGS index_granularity = 1024;
+
+CREATE TABLE IF NOT EXISTS meterd.meter_days ON CLUSTER '{cluster}' AS meterd.meter_days_local
+ENGINE = Distributed('{cluster}', meterd, meter_days_local, bitShiftRight(toUInt32(meter_id * 2654435761), 20));
+
+CREATE TABLE IF NOT EXISTS meterd.account_days_local ON CLUSTER '{cluster}'
+(
+    `day` Date COMMENT 'Local day that the movements are due' CODEC(Delta(2), ZSTD(1)),
+    `account_id` UInt32 COMMENT 'Account' CODEC(Delta(4), ZSTD(1)),
+    `kind` Enum8('energy' = 1, 'standing_day' = 2, 'standing_month' = 3, 'purchase' = 4, 'fee' = 5, 'tax' = 6, 'adjustment' = 7, 'debt_recovery' = 8, 'emergency_given' = 9, 'emergency_repaid' = 10, 'correction' = 11, 'refund' = 12, 'reversal' = 13, 'transfer' = 14, 'opening_balance' = 15, 'free_issue' = 16, 'debt_agreed' = 17, 'bound' = 18, 'token' = 19) COMMENT 'What they are' CODEC(ZSTD(1)),
+    `amount_ticks` Int64 COMMENT 'Their sum, negative takes from the balance, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `taken_ticks` Int64 COMMENT 'Sum of those that take from the balance, as a positive number, 1e-7 currency unit' CODEC(T64, ZSTD(1)),
+    `movements` UInt32 COMMENT 'How many' CODEC(T64, ZSTD(1)),
+    `number_first` UInt64 COMMENT 'Least number among them' CODEC(Delta(8), ZSTD(1)),
+    `number_last` UInt64 COMMENT 'Greatest number among them' CODEC(Delta(8), ZSTD(1)),
+    `opening_ticks` Int64 COMMENT 'Balance before the first, 1e-7 currency unit' CODEC(Delta(8), ZSTD(1)),
+    `balance_ticks` Int64 COMMENT 'Balance after the last, 1e-7 currency unit' CODEC(Delta(8), ZSTD(1)),
+    `rev` UInt64 COMMENT 'Newest log position among them: the version' CODEC(DoubleDelta, ZSTD(1))
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/meterd/account_days', '{replica}', rev)
+PARTITION BY toYYYYMM(day)
+ORDER BY (day, account_id, kind)
+SETTINGS index_granularity = 1024;
+
+CREATE TABLE IF NOT EXISTS meterd.account_days ON CLUSTER '{cluster}' AS meterd.account_days_local
+ENGINE = Distributed('{cluster}', meterd, account_days_local, bitShiftRight(toUInt32(account_id * 2654435761), 20));
+
+CREATE TABLE IF NOT EXISTS meterd.reading_days_local ON CLUSTER '{cluster}'
+(
+    `day` Date COMMENT 'Local day, a reading stamped at midnight belongs to the day that ends' CODEC(Delta(2), ZSTD(1)),
+    `meter_id` UInt32 COMMENT 'Meter' CODEC(Delta(4), ZSTD(1)),
+    `accepted` UInt32 COMMENT 'Readings accepted' CODEC(T64, ZSTD(1)),
+    `quarantined` UInt32 COMMENT 'Readings in quarantine' CODEC(T64, ZSTD(1)),
+    `within_1m` UInt32 COMMENT 'Accepted that came within 1 minute of their stamp' CODEC(T64, ZSTD(1)),
+    `within_5m` UInt32 COMMENT 'Within 5 minutes' CODEC(T64, ZSTD(1)),
+    `within_15m` UInt32 COMMENT 'Within 15 minutes' CODEC(T64, ZSTD(1)),
+    `within_1h` UInt32 COMMENT 'Within 1 hour' CODEC(T64, ZSTD(1)),
+    `within_1d` UInt32 COMMENT 'Within 24 hours' CODEC(T64, ZSTD(1)),
+    `late_sum_s` Int64 COMMENT 'Sum of arrival less stamp over the accepted, s' CODEC(T64, ZSTD(1)),
+    `late_max_s` Int64 COMMENT 'Greatest arrival less stamp of an accepted one, s' CODEC(T64, ZSTD(1)),
+    `rev` UInt64 COMMENT 'Newest log position that decided one of them: the version' CODEC(DoubleDelta, ZSTD(1))
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/meterd/reading_days', '{replica}', rev)
+PARTITION BY toYYYYMM(day)
+ORDER BY (day, meter_id)
+SETTINGS index_granularity = 1024;
+
+CREATE TABLE IF NOT EXISTS meterd.reading_days ON CLUSTER '{cluster}' AS meterd.reading_days_local
+ENGINE = Distributed('{cluster}', meterd, reading_days_local, bitShiftRight(toUInt32(meter_id * 2654435761), 20));
+
 CREATE VIEW IF NOT EXISTS meterd.daily ON CLUSTER '{cluster}'
 (
     `meter_id` UInt32,
@@ -206,22 +284,19 @@ CREATE VIEW IF NOT EXISTS meterd.daily ON CLUSTER '{cluster}'
     `intervals_actual` UInt64
 )
 AS SELECT
-    i.meter_id AS meter_id,
-    toDate(i.start, 'Asia/Shanghai') AS day,
-    sum(i.energy_wh) AS energy_wh,
-    sum(i.cost_ticks) AS cost_ticks,
-    max(i.register_wh) AS register_wh,
-    minIf(i.voltage_min_mv, i.voltage_min_mv > 0) AS voltage_min_mv,
-    max(i.voltage_max_mv) AS voltage_max_mv,
-    max(i.current_max_ma) AS current_max_ma,
-    max(i.power_max_w) AS power_max_w,
-    count() AS intervals,
-    countIf(i.quality = 'actual') AS intervals_actual
-FROM meterd.intervals AS i
-FINAL
-GROUP BY
     meter_id,
-    day;
+    day,
+    energy_wh,
+    cost_ticks,
+    register_wh,
+    voltage_min_mv,
+    voltage_max_mv,
+    current_max_ma,
+    power_max_w,
+    toUInt64(d.intervals) AS intervals,
+    toUInt64(d.intervals_actual) AS intervals_actual
+FROM meterd.meter_days AS d
+FINAL;
 
 CREATE VIEW IF NOT EXISTS meterd.monthly ON CLUSTER '{cluster}'
 (
@@ -235,15 +310,15 @@ CREATE VIEW IF NOT EXISTS meterd.monthly ON CLUSTER '{cluster}'
     `intervals_actual` UInt64
 )
 AS SELECT
-    i.meter_id AS meter_id,
-    toStartOfMonth(toDate(i.start, 'Asia/Shanghai')) AS month,
-    sum(i.energy_wh) AS energy_wh,
-    sum(i.cost_ticks) AS cost_ticks,
-    max(i.register_wh) AS register_wh,
-    max(i.power_max_w) AS power_max_w,
-    count() AS intervals,
-    countIf(i.quality = 'actual') AS intervals_actual
-FROM meterd.intervals AS i
+    d.meter_id AS meter_id,
+    toStartOfMonth(d.day) AS month,
+    sum(d.energy_wh) AS energy_wh,
+    sum(d.cost_ticks) AS cost_ticks,
+    max(d.register_wh) AS register_wh,
+    max(d.power_max_w) AS power_max_w,
+    sum(d.intervals) AS intervals,
+    sum(d.intervals_actual) AS intervals_actual
+FROM meterd.meter_days AS d
 FINAL
 GROUP BY
     meter_id,

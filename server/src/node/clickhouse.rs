@@ -17,6 +17,7 @@ use tracing::{error, warn};
 
 use super::{dimensions, open, secrets};
 use crate::config::{Engine, Settings};
+use crate::days;
 use crate::sink::{self, Pump};
 
 /// Delay before a batch is sent again, first and at most.
@@ -90,6 +91,7 @@ pub(crate) fn target(settings: &Settings) -> anyhow::Result<ClickhouseConfig> {
             alarms: clickhouse.keep_alarms_months,
             gaps: clickhouse.keep_gaps_months,
             line_loss: clickhouse.keep_line_loss_months,
+            days: clickhouse.keep_days_months,
         },
         retry_delay_ms_min: RETRY_MS.0,
         retry_delay_ms_max: RETRY_MS.1,
@@ -148,6 +150,8 @@ impl SinkTask {
         fail: mpsc::UnboundedSender<anyhow::Error>,
     ) -> anyhow::Result<Self> {
         let (target, registry) = (target(settings)?, Arc::clone(registry));
+        let progress = pump.progress();
+        let every = Duration::from_secs(u64::from(settings.clickhouse.refresh_days_s));
         let url = target.url.clone();
         let (opened, opening) = watch::channel(None);
         let note = open::within(settings, LAST_ERROR);
@@ -165,8 +169,10 @@ impl SinkTask {
             let dimensions = dimensions::run(registry, sink.clone(), stop.clone());
             let failures = note_failures(sink.status(), &note, stop.clone());
             let retention = retain(&sink, stop.clone());
-            let (pumped, (), (), ()) =
-                tokio::join!(pump.run(sink.clone(), stop), dimensions, failures, retention);
+            let days = days::keep(&sink, &progress, every, stop.clone());
+            let pumping = pump.run(sink.clone(), stop);
+            let (pumped, (), (), (), ()) =
+                tokio::join!(pumping, dimensions, failures, retention, days);
             if let Err(error) = pumped {
                 error!(%error, "rows no longer go to ClickHouse; they stay in the spool");
                 fail.send(anyhow!(error).context("the sink stopped")).ok();

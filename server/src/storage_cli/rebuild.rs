@@ -44,9 +44,11 @@ async fn rebuild(settings: &Settings, log: &Layers, registry: &Registry) -> anyh
     );
     let beside = Rebuild::begin(clickhouse::target(settings)?).await?;
     fill.replay(log, beside.sink()).await?;
+    beside.sink().refresh_days(fill.next).await?;
     say(&format!("{} entries replayed; the tables are exchanged", fill.next.0 - 1));
     let sink = beside.finish().await?;
     fill.replay(log, &sink).await?;
+    sink.refresh_days(fill.next).await?;
     // Nobody stops a rebuild but by ending the process.
     let (_going, mut stop) = watch::channel(false);
     let rev = *registry.watch_outbox().borrow();

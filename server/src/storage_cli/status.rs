@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use meter::UnixSeconds;
 use serde::Serialize;
-use storage::clickhouse::Table;
+use storage::clickhouse::{DAY_TABLE_NAMES, Table};
 use storage::log::{Batches, Directory, WritePath};
 
 use super::{Reached, say};
@@ -84,9 +84,10 @@ pub(super) async fn run(settings: &Settings, json: bool) -> anyhow::Result<ExitC
             let sizes = sizes.context("ClickHouse does not tell the size of its tables")?;
             let sizes: BTreeMap<&str, _> =
                 sizes.iter().map(|size| (size.table.as_str(), (size.rows, size.bytes))).collect();
-            status.tables.extend(Table::ALL.map(|table| {
-                let (rows, bytes) = sizes.get(table.name()).copied().unwrap_or_default();
-                TableStatus { table: table.name(), rows, bytes }
+            let tables = Table::ALL.map(Table::name).into_iter().chain(DAY_TABLE_NAMES);
+            status.tables.extend(tables.map(|table| {
+                let (rows, bytes) = sizes.get(table).copied().unwrap_or_default();
+                TableStatus { table, rows, bytes }
             }));
         }
         Err(error) => status.unreachable = Some(format!("{error:#}")),
@@ -115,10 +116,10 @@ impl Status {
             text.push_str(&format!("not reached {reason}\n"));
         }
         if !self.tables.is_empty() {
-            text.push_str(&format!("\n{:<12}{:>14}{:>16}", "table", "rows", "bytes"));
+            text.push_str(&format!("\n{:<14}{:>14}{:>16}", "table", "rows", "bytes"));
         }
         for TableStatus { table, rows, bytes } in &self.tables {
-            text.push_str(&format!("\n{table:<12}{rows:>14}{bytes:>16}"));
+            text.push_str(&format!("\n{table:<14}{rows:>14}{bytes:>16}"));
         }
         text
     }

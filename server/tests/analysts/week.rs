@@ -62,10 +62,11 @@ fn plate(record: MeterRecord, rev: u64) -> MeterRow {
     MeterRow { record, serial, model: "MTD-3".to_owned(), rev }
 }
 
-/// Sends the week.
+/// Sends the week, and makes its days.
 pub(crate) async fn load(sink: &Sink) {
     let (_keep, mut stop) = watch::channel(false);
     for batch in batches() {
         sink.send(batch, &mut stop).await.unwrap();
     }
+    sink.refresh_days(Seq(1)).await.unwrap();
 }

@@ -27,13 +27,16 @@ const DAY_S: u32 = 86_400;
 /// A segment of the log, as in the nodes' settings.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Tables and their keys.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 9] = [
     ("readings", "meter_id, taken_at, seq"),
     ("intervals", "meter_id, start"),
     ("ledger", "account_id, number"),
     ("alarms", "subject, subject_id, at, code, state, seq"),
     ("gaps", "meter_id, gap_from"),
     ("line_loss", "transformer_id, start"),
+    ("meter_days", "day, meter_id"),
+    ("account_days", "day, account_id, kind"),
+    ("reading_days", "day, meter_id"),
 ];
 
 /// A node's settings, and who may ask its ClickHouse.
@@ -68,7 +71,7 @@ impl Place {
             "[node]\ndata_dir = {:?}\n{more}[ingest]\nudp_listen = \"127.0.0.1:0\"\n\
              tcp_listen = \"127.0.0.1:0\"\n[log]\nsegment_bytes = 16777216\n\
              reserve_bytes = 16777216\n[clickhouse]\n{engine}\n\
-             block_age_ms_max = 50\n[api]\nlisten = \"{api}\"\n\
+             block_age_ms_max = 50\nrefresh_days_s = 1\n[api]\nlisten = \"{api}\"\n\
              [clock]\nsource = \"virtual\"\nstart = {}\nanchor_ms = {}\npace = 1\nend = {}\n",
             folder.path().join("data"),
             AFTER.0,
@@ -127,7 +130,15 @@ impl Place {
         }
     }
 
+    /// Waits until the tables of days hold what their rows come to, and reads all tables.
     fn contents(&self) -> BTreeMap<&'static str, String> {
+        let agree = "SELECT (SELECT sum(energy_wh) FROM meter_days FINAL) = (SELECT sum(energy_wh) \
+             FROM intervals FINAL) AND (SELECT sum(amount_ticks) FROM account_days FINAL) = \
+             (SELECT sum(amount_ticks) FROM ledger FINAL) AND (SELECT sum(accepted + quarantined) \
+             FROM reading_days FINAL) = (SELECT count() FROM readings FINAL)";
+        while self.sql(agree).body.trim() != "1" {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let read = |(table, key)| {
             let sql = format!("SELECT * FROM {table} FINAL ORDER BY {key} FORMAT TabSeparated");
             (table, self.sql(&sql).body)
@@ -138,6 +149,8 @@ impl Place {
     fn damage(&self) {
         self.sql("DROP TABLE meterd.gaps");
         self.sql("ALTER TABLE meterd.readings DROP PARTITION 202606");
+        self.sql("ALTER TABLE meterd.meter_days DROP PARTITION 202606");
+        self.sql("INSERT INTO meterd.account_days (day, account_id, kind, rev) VALUES ('2026-06-02', 1, 'energy', 99999)");
         self.sql("INSERT INTO meterd.intervals (meter_id, start, energy_wh, rev) VALUES (1, 1780272000, 99, 99999)");
     }
 }

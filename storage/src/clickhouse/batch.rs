@@ -9,6 +9,7 @@ use meter::{
 };
 use sha2::{Digest, Sha256};
 
+use super::days::Places;
 use super::native;
 use super::rows::{AccountRow, MeterRow, Month, ReadingRow, Row, Table};
 
@@ -29,6 +30,8 @@ pub struct Batch {
     pub bytes: Bytes,
     /// Names the content; equal content has an equal token.
     pub token: String,
+    /// The days whose rows in the tables of days it changes.
+    pub places: Places,
 }
 
 /// Collects rows until they are sealed.
@@ -141,8 +144,9 @@ fn seal_pile<R: Row>(pile: &mut Pile<R>, rows_max: usize, batches: &mut Vec<Batc
             let bytes = Bytes::from(native::encode(R::COLUMNS, rows));
             let digest = Sha256::digest(&bytes);
             let token = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-            let rows = u32::try_from(rows.len()).expect("at most BATCH_ROWS_MAX");
-            batches.push(Batch { table: R::TABLE, month, rows, bytes, token });
+            let count = u32::try_from(rows.len()).expect("at most BATCH_ROWS_MAX");
+            let places = rows.iter().filter_map(Row::day).collect();
+            batches.push(Batch { table: R::TABLE, month, rows: count, bytes, token, places });
         }
     }
 }

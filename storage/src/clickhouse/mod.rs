@@ -2,15 +2,17 @@
 //! a server are reached the same way, over HTTP.
 //!
 //! In: [`Collector`] takes readings and effects and seals them into [`Batch`]es; [`Sink`] sends
-//! each until the server has it. Out: [`History`] answers the product's questions.
+//! each until the server has it, and makes the tables of days from them. Out: [`History`] answers
+//! the product's questions.
 //!
 //! **Invariant:** exactly once in effect. A batch is immutable, its keys come from the log, the
-//! tables keep one row per key (read them with FINAL), views sum nothing at insert time; tokens
+//! tables keep one row per key (read them with FINAL), nothing is summed at insert time; tokens
 //! save the server the work where it knows them. So a batch may be sent twice, never lost: the
 //! log is the backlog, and its cursor moves only after [`Sink::send`] returned.
 
 mod audit;
 mod batch;
+mod days;
 mod history;
 mod native;
 mod rebuild;
@@ -22,6 +24,7 @@ mod version;
 
 pub use audit::LedgerSum;
 pub use batch::{BATCH_ROWS_MAX, Batch, Collector};
+pub use days::{DAY_TABLE_NAMES, Places};
 pub use history::{
     AlarmPoint, GapPoint, History, IntervalPoint, LedgerPoint, LossPoint, PeriodPoint,
     ReadingPoint, TableSize,

@@ -1,6 +1,7 @@
 //! Making all tables anew beside the old ones: analysts see the old rows until the new ones are
 //! complete, and a rebuild that is cut short leaves the old tables as they were.
 
+use super::days::{DAY_TABLES, MARKS};
 use super::schema::{self, quoted};
 use super::{ClickhouseConfig, ClickhouseError, Sink, Table};
 
@@ -46,7 +47,9 @@ impl Rebuild {
         for view in schema::VIEWS {
             self.beside.execute(&format!("DROP TABLE IF EXISTS {live}.{view}")).await?;
         }
-        for name in Table::ALL.into_iter().map(Table::name).chain([VERSIONS]) {
+        let tables = Table::ALL.into_iter().map(Table::name);
+        let of_days = DAY_TABLES.iter().map(|table| table.name);
+        for name in tables.chain(of_days).chain([MARKS, VERSIONS]) {
             let away = match self.beside.exists(&format!("{live}.{name}")).await? {
                 true => format!("{live}.{name} TO {beside}.{name}_old, "),
                 false => String::new(),
@@ -54,13 +57,19 @@ impl Rebuild {
             let renamed = format!("RENAME TABLE {away}{beside}.{name} TO {live}.{name}");
             self.beside.execute(&renamed).await?;
         }
-        // The views name their tables with the database, so they are made, not moved.
+        // The views name their tables with the database, so they are made, not moved; a later step
+        // may drop what an earlier one made.
         let steps = schema::statements(0, &self.beside.holes(&self.live.database));
         let statements = steps.iter().flat_map(|step| &step.1);
-        for view in statements.filter(|statement| statement.starts_with("CREATE VIEW ")) {
+        for view in statements.filter(|statement| is_of_views(statement)) {
             self.beside.execute(view).await?;
         }
         self.beside.execute(&format!("DROP DATABASE {beside}")).await?;
         Sink::open(self.live).await
     }
+}
+
+/// Tables are dropped nowhere, so what a step drops is a view.
+fn is_of_views(statement: &str) -> bool {
+    ["CREATE VIEW ", "DROP TABLE "].iter().any(|verb| statement.starts_with(verb))
 }

@@ -108,6 +108,11 @@ pub(super) trait Row: Sized + 'static {
 
     /// The partition it belongs to.
     fn month(&self) -> Month;
+
+    /// The id and the instant whose day it belongs to, where a table of days counts it.
+    fn day(&self) -> Option<(u32, UnixSeconds)> {
+        None
+    }
 }
 
 /// A reading as it came, with its verdict. A later verdict on the same `seq` replaces it.
@@ -190,6 +195,11 @@ impl Row for ReadingRow {
     fn month(&self) -> Month {
         Month::of(self.reading.taken_at)
     }
+
+    fn day(&self) -> Option<(u32, UnixSeconds)> {
+        // A stamp ends its interval.
+        Some((self.reading.meter.0, UnixSeconds(self.reading.taken_at.0.saturating_sub(1))))
+    }
 }
 
 impl Row for IntervalRow {
@@ -223,6 +233,10 @@ impl Row for IntervalRow {
     fn month(&self) -> Month {
         Month::of(self.start)
     }
+
+    fn day(&self) -> Option<(u32, UnixSeconds)> {
+        Some((self.meter.0, self.start))
+    }
 }
 
 impl Row for LedgerRow {
@@ -248,6 +262,10 @@ impl Row for LedgerRow {
 
     fn month(&self) -> Month {
         Month::of(self.at)
+    }
+
+    fn day(&self) -> Option<(u32, UnixSeconds)> {
+        Some((self.account.0, self.at))
     }
 }
 

@@ -4,8 +4,8 @@
 //! A step is never edited once released; a change is a further file. Every statement may run
 //! twice, so a step cut short by a crash is simply run again.
 
+use super::ClickhouseError;
 use super::version::Dialect;
-use super::{ClickhouseError, Table};
 
 /// A migration: its number and its template.
 struct Step {
@@ -18,10 +18,11 @@ const STEPS: &[Step] = &[
     Step { version: 2, template: include_str!("../../../deploy/clickhouse/0002_views.sql") },
     Step { version: 3, template: include_str!("../../../deploy/clickhouse/0003_ledger.sql") },
     Step { version: 4, template: include_str!("../../../deploy/clickhouse/0004_supply.sql") },
+    Step { version: 5, template: include_str!("../../../deploy/clickhouse/0005_days.sql") },
 ];
 
 /// The schema's version that this program makes and expects.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 
 /// The views among what the steps make.
 pub(super) const VIEWS: [&str; 2] = ["daily", "monthly"];
@@ -96,10 +97,14 @@ pub(super) fn is_done(statement: &str, error: &ClickhouseError) -> bool {
     statement.contains(" ADD COLUMN ") && matches!(error, ClickhouseError::Server { code: 44, .. })
 }
 
-/// Compares a table's columns with those that the sink writes.
-pub(super) fn compare(table: Table, have: &[(String, String)]) -> Result<(), ClickhouseError> {
-    let differs = |what: String| Err(ClickhouseError::SchemaDiffers { table: table.name(), what });
-    for (name, kind) in table.columns() {
+/// Compares a table's columns with those that are written.
+pub(super) fn compare(
+    table: &'static str,
+    want: &[(&'static str, &'static str)],
+    have: &[(String, String)],
+) -> Result<(), ClickhouseError> {
+    let differs = |what: String| Err(ClickhouseError::SchemaDiffers { table, what });
+    for &(name, kind) in want {
         let Some((_, found)) = have.iter().find(|(column, _)| column == name) else {
             return differs(format!("column {name} is missing"));
         };
@@ -121,6 +126,7 @@ pub(super) fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Table;
     use super::*;
 
     fn holes(dialect: Dialect) -> Holes<'static> {
@@ -133,7 +139,9 @@ mod tests {
             let steps = statements(0, &holes(dialect));
             assert_eq!(steps.len(), STEPS.len());
             for statement in steps.iter().flat_map(|step| &step.1) {
-                let is_known = ["CREATE ", "ALTER "].iter().any(|verb| statement.starts_with(verb));
+                let is_known = ["CREATE ", "ALTER ", "DROP TABLE IF EXISTS "]
+                    .iter()
+                    .any(|verb| statement.starts_with(verb));
                 assert!(is_known, "{statement}");
                 assert!(!statement.contains(['{', '}', ';']), "{statement}");
                 // ClickHouse notes a block before its part is committed (see the template).
@@ -156,12 +164,13 @@ mod tests {
             .collect();
         have.push(("extra".into(), "UInt8".into()));
         have[2].1 = "LowCardinality(String)".into();
-        assert!(compare(Table::Meters, &have).is_ok());
+        let compare = |have: &[_]| compare("meters", &Table::Meters.columns(), have);
+        assert!(compare(&have).is_ok());
         have[0].1 = "UInt64".into();
-        let error = compare(Table::Meters, &have).unwrap_err().to_string();
+        let error = compare(&have).unwrap_err().to_string();
         assert!(error.contains("meter_id is UInt64, not UInt32"), "{error}");
         have.remove(0);
-        let error = compare(Table::Meters, &have).unwrap_err().to_string();
+        let error = compare(&have).unwrap_err().to_string();
         assert!(error.contains("meter_id is missing"), "{error}");
     }
 }

@@ -1,13 +1,15 @@
 //! The way in: opens a ClickHouse (version, tables, their columns), then sends batches until each
 //! is accepted. The same path for the embedded engine and a server.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clickhouse::{Client, Compression, RowOwned, RowRead};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::days::{DAY_TABLES, Pending, Touched};
+use super::retention::Kept;
 use super::schema::{self, Holes, quoted};
 use super::version::{Dialect, ServerVersion};
 use super::{Batch, ClickhouseError, History, Retention, Table, retention};
@@ -23,7 +25,7 @@ pub struct ClickhouseConfig {
     pub password: String,
     /// The database; created if absent.
     pub database: String,
-    /// IANA time zone of the days and months in the views.
+    /// IANA time zone of the tables of days.
     pub zone: String,
     /// How long rows are kept.
     pub retention: Retention,
@@ -73,6 +75,9 @@ struct Inner {
     config: ClickhouseConfig,
     version: ServerVersion,
     status: watch::Sender<SinkStatus>,
+    /// What accepted batches touched since the tables of days were last brought up to date.
+    touched: Mutex<Touched>,
+    pending_days: tokio::sync::Mutex<Pending>,
 }
 
 impl std::fmt::Debug for Sink {
@@ -104,7 +109,14 @@ impl Sink {
             // Validation needs formats and settings that old servers do not have.
             .with_validation(false);
         let (status, _) = watch::channel(SinkStatus::default());
-        let mut inner = Inner { client, config, version: ServerVersion::OLDEST, status };
+        let mut inner = Inner {
+            client,
+            config,
+            version: ServerVersion::OLDEST,
+            status,
+            touched: Mutex::default(),
+            pending_days: tokio::sync::Mutex::default(),
+        };
         inner.version = inner.read_version().await?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -206,6 +218,7 @@ impl Sink {
             insert.end().await
         };
         sent.await.map_err(|error| ClickhouseError::from_client(&inner.config.url, error))?;
+        self.touched().note(batch.table, &batch.places);
         inner.status.send_modify(|status| {
             status.batches += 1;
             status.rows += u64::from(batch.rows);
@@ -222,10 +235,10 @@ impl Sink {
     /// What the server or the connection said.
     pub async fn retain(&self) -> Result<(), ClickhouseError> {
         let inner = &self.inner;
-        for table in Table::ALL {
+        for kept in inner.config.retention.tables() {
             match inner.version.dialect() {
-                Dialect::Modern => inner.set_ttl(table).await?,
-                Dialect::Portable => inner.drop_old_months(table).await?,
+                Dialect::Modern => inner.set_ttl(kept).await?,
+                Dialect::Portable => inner.drop_old_months(kept).await?,
             }
         }
         Ok(())
@@ -233,6 +246,38 @@ impl Sink {
 
     pub(super) async fn execute(&self, sql: &str) -> Result<(), ClickhouseError> {
         self.inner.execute(sql).await
+    }
+
+    /// As [`Sink::execute`], on one processor: the work has time.
+    pub(super) async fn execute_calmly(&self, sql: &str) -> Result<(), ClickhouseError> {
+        let query = self.inner.client.query_raw(sql).with_setting("max_threads", "1");
+        let done = query.execute().await;
+        done.map_err(|error| ClickhouseError::from_client(&self.inner.config.url, error))
+    }
+
+    pub(super) async fn fetch<T: RowOwned + RowRead>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<T>, ClickhouseError> {
+        self.inner.fetch(sql).await
+    }
+
+    fn touched(&self) -> std::sync::MutexGuard<'_, Touched> {
+        // Whoever held it left it whole.
+        self.inner.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What accepted batches touched since the last call.
+    pub(super) fn take_touched(&self) -> Touched {
+        std::mem::take(&mut *self.touched())
+    }
+
+    pub(super) fn pending_days(&self) -> &tokio::sync::Mutex<Pending> {
+        &self.inner.pending_days
+    }
+
+    pub(super) fn zone(&self) -> &str {
+        &self.inner.config.zone
     }
 
     /// Whether a table is there; the name as it stands in a statement.
@@ -246,7 +291,7 @@ impl Sink {
     }
 
     pub(super) fn holes<'a>(&'a self, database: &'a str) -> Holes<'a> {
-        Holes { database, zone: &self.inner.config.zone, dialect: self.inner.version.dialect() }
+        Holes { database, zone: self.zone(), dialect: self.inner.version.dialect() }
     }
 }
 
@@ -261,18 +306,18 @@ impl Inner {
         rows.map_err(|error| ClickhouseError::from_client(&self.config.url, error))
     }
 
-    async fn set_ttl(&self, table: Table) -> Result<(), ClickhouseError> {
+    async fn set_ttl(&self, kept: Kept) -> Result<(), ClickhouseError> {
         let query = self
             .client
             .query("SELECT engine_full FROM system.tables WHERE database = ? AND name = ?")
             .bind(&self.config.database)
-            .bind(table.name());
+            .bind(kept.table);
         let engine: String = query
             .fetch_one()
             .await
             .map_err(|error| ClickhouseError::from_client(&self.config.url, error))?;
         let config = &self.config;
-        match retention::alter_ttl(&config.database, table, &config.retention, &engine) {
+        match retention::alter_ttl(&config.database, kept, &engine) {
             None => Ok(()),
             Some(statement) => {
                 tracing::info!(statement, "retention of a table changes");
@@ -281,13 +326,15 @@ impl Inner {
         }
     }
 
-    async fn drop_old_months(&self, table: Table) -> Result<(), ClickhouseError> {
-        let Some((_, months @ 1..)) = self.config.retention.of(table) else { return Ok(()) };
-        let database = &self.config.database;
-        let sql = retention::select_old_months(database, table, months);
+    async fn drop_old_months(&self, kept: Kept) -> Result<(), ClickhouseError> {
+        if kept.months == 0 {
+            return Ok(());
+        }
+        let (database, table) = (&self.config.database, kept.table);
+        let sql = retention::select_old_months(database, kept);
         for month in self.fetch::<u32>(&sql).await? {
-            tracing::info!(table = table.name(), month, "a month is past its retention");
-            let name = format!("{}.{}", quoted(database), table.name());
+            tracing::info!(table, month, "a month is past its retention");
+            let name = format!("{}.{table}", quoted(database));
             self.execute(&format!("ALTER TABLE {name} DROP PARTITION {month}")).await?;
         }
         Ok(())
@@ -341,16 +388,18 @@ impl Inner {
     }
 
     async fn compare(&self) -> Result<(), ClickhouseError> {
-        for table in Table::ALL {
+        let tables = Table::ALL.iter().map(|table| (table.name(), table.columns()));
+        let of_days = DAY_TABLES.iter().map(|table| (table.name, table.columns()));
+        for (table, want) in tables.chain(of_days) {
             let have: Vec<(String, String)> = self
                 .client
                 .query("SELECT name, type FROM system.columns WHERE database = ? AND table = ?")
                 .bind(&self.config.database)
-                .bind(table.name())
+                .bind(table)
                 .fetch_all()
                 .await
                 .map_err(|error| ClickhouseError::from_client(&self.config.url, error))?;
-            schema::compare(table, &have)?;
+            schema::compare(table, &want, &have)?;
         }
         Ok(())
     }

@@ -34,8 +34,8 @@ async fn show(config: &ClickhouseConfig, name: &str) -> String {
     shown.replace(&format!("{}.", config.database), "meterd.")
 }
 
-fn distributed(table: Table, cluster: &str, on_cluster: &str) -> String {
-    let (name, slot) = (table.name(), SLOT.replace("{id}", shard_id(table)));
+fn distributed(name: &str, id: &str, cluster: &str, on_cluster: &str) -> String {
+    let slot = SLOT.replace("{id}", id);
     format!(
         "CREATE TABLE IF NOT EXISTS meterd.{name}{on_cluster} AS meterd.{name}_local\n\
          ENGINE = Distributed('{cluster}', meterd, {name}_local, {slot})"
@@ -46,8 +46,10 @@ fn distributed(table: Table, cluster: &str, on_cluster: &str) -> String {
 async fn schema(config: &ClickhouseConfig) -> Vec<String> {
     let on_cluster = " ON CLUSTER '{cluster}'";
     let mut statements = vec![format!("CREATE DATABASE IF NOT EXISTS meterd{on_cluster}")];
-    for table in Table::ALL {
-        let name = table.name();
+    let tables = Table::ALL.map(|table| (table.name(), shard_id(table)));
+    let of_days =
+        [("meter_days", "meter_id"), ("account_days", "account_id"), ("reading_days", "meter_id")];
+    for (name, id) in tables.into_iter().chain(of_days) {
         let version = if ["ledger", "alarms"].contains(&name) { "seq" } else { "rev" };
         let local = show(config, name)
             .await
@@ -66,7 +68,7 @@ async fn schema(config: &ClickhouseConfig) -> Vec<String> {
             );
         assert!(local.contains("_local") && local.contains("Replicated"), "{local}");
         statements.push(local);
-        statements.push(distributed(table, "{cluster}", on_cluster));
+        statements.push(distributed(name, id, "{cluster}", on_cluster));
     }
     for view in ["daily", "monthly"] {
         let shown = show(config, view).await;

@@ -19,7 +19,7 @@ const START: u32 = 1_774_958_400;
 const DAYS: u32 = 4;
 const QUARTER: u32 = 900;
 
-fn at(quarter: u32) -> UnixSeconds {
+pub(crate) fn at(quarter: u32) -> UnixSeconds {
     UnixSeconds(START + quarter * QUARTER)
 }
 
@@ -356,6 +356,7 @@ async fn days_and_months_are_local_and_replaced_rows_count_once() {
         let name = server.name();
         let sink = Sink::open(server.fresh("periods").await).await.unwrap();
         send(&sink, &collect(100_000)).await;
+        sink.refresh_days(Seq(9999)).await.unwrap();
         // A late reading replaces three intervals.
         let mut collector = Collector::new(1000);
         let mut effects = Effects::default();
@@ -363,6 +364,7 @@ async fn days_and_months_are_local_and_replaced_rows_count_once() {
         effects.intervals.extend(replaced);
         collector.effects(&effects);
         send(&sink, &collector.seal()).await;
+        sink.refresh_days(Seq(10_000)).await.unwrap();
 
         // Asia/Shanghai is eight hours ahead: its days begin at 16:00 UTC.
         let mut days = std::collections::BTreeMap::<u32, (u64, i64, u64)>::new();
