@@ -131,7 +131,11 @@ fn disconnections(size: Size) -> Result<Value, Box<dyn Error>> {
 /// The sink against bare inserts, and an outage.
 fn clickhouse(size: Size) -> Result<Vec<Value>, Box<dyn Error>> {
     say("the sink, on each ClickHouse that is here");
-    let size = sink::Size { slots: size.of(400, 40), outage_s: size.of((30, 60), (5, 5)) };
+    let size = sink::Size {
+        pieces: size.of(11, 3),
+        blocks: size.of(4, 1),
+        outage_s: size.of((30, 60), (5, 5)),
+    };
     Ok(told(sink::run(size)?))
 }
 
