@@ -1,4 +1,5 @@
-//! Remote entry: what became of a sale's tokens on their way into the meter, in the words of STS.
+//! Remote entry: what became of the tokens of a sale or an order on their way into the meter, in the
+//! words of STS.
 
 use meter::CommandOutcome;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use crate::json::Instant;
 /// A token on its way into the meter.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EntryView {
-    /// Which token: `credit`, or `key_change_N_of_M`.
+    /// Which token: `credit`, `order`, or `key_change_N_of_M`.
     kind: String,
     /// The command that carries it.
     command: u64,

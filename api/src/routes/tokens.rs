@@ -9,8 +9,8 @@ use axum::{Extension, Json};
 use meter::{MeterId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use storage::registry::{
-    CensusRow, Issue, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenEntry, TokenMeter,
-    TokenOrderRow,
+    CensusRow, CommandRow, Issue, IssuedToken, IssuedTokens, KeySetting, Refusal, TokenEntry,
+    TokenMeter, TokenOrderRow,
 };
 use sts::{CreditRegister, Drn, ExtendedSetting, Management, MeterPan, Order, Rnd, TransferAmount};
 use utoipa::ToSchema;
@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Routes;
+use super::entries::EntryView;
 use super::purchases::shown;
 use super::site::PageQuery;
 use crate::App;
@@ -76,8 +77,8 @@ struct TokenSettingsNew {
     base_year: Option<u16>,
     /// The key it is to hold: the change goes in front of its next token. The same when absent.
     to: Option<KeyView>,
-    /// `keypad`: the customer types its tokens; `remote`: the node also sends those of each sale
-    /// to its token gateway (DLMS class 115). `keypad` when absent.
+    /// `keypad`: its tokens are typed; `remote`: the node also sends those of each sale and of each
+    /// approved order to its token gateway (DLMS class 115). `keypad` when absent.
     #[schema(example = "keypad")]
     entry: Option<String>,
 }
@@ -176,6 +177,8 @@ struct TokenOrderView {
     decided_by: Option<u32>,
     /// The tokens in the order in which they are typed; masked for who does not operate.
     tokens: Vec<String>,
+    /// What became of each on its way into a meter with remote entry, in the same order.
+    entries: Vec<EntryView>,
 }
 
 /// What the second person says.
@@ -221,15 +224,44 @@ impl From<CensusRow> for CensusView {
     }
 }
 
+impl App {
+    /// Orders as a caller may see them, each with what became of its tokens.
+    async fn order_views(
+        &self,
+        rows: Vec<TokenOrderRow>,
+        caller: Caller,
+    ) -> Answer<Vec<TokenOrderView>> {
+        let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
+        let mut sent = self.node.registry.order_entries(&ids).await?;
+        let view = |row: TokenOrderRow| {
+            let commands = sent.remove(&row.id.into()).unwrap_or_default();
+            TokenOrderView::of(row, &commands, caller)
+        };
+        rows.into_iter().map(view).collect()
+    }
+
+    async fn order_view(&self, row: TokenOrderRow, caller: Caller) -> Answer<TokenOrderView> {
+        let mut views = self.order_views(vec![row], caller).await?;
+        Ok(views.pop().expect("an order has a view"))
+    }
+}
+
 impl TokenOrderView {
-    fn of(row: TokenOrderRow, caller: Caller) -> Answer<Self> {
+    fn of(row: TokenOrderRow, commands: &[CommandRow], caller: Caller) -> Answer<Self> {
         let is_shown = Right::Operate.is_held_by(caller.role);
-        let action = serde_json::from_str(&row.action);
+        let action: TokenAction =
+            serde_json::from_str(&row.action).map_err(|error| Problem::field("action", error))?;
+        let sections = commands.len() - usize::from(!action.is_key_change()).min(commands.len());
+        let entry = |(index, command): (usize, &CommandRow)| {
+            let section = format!("key_change_{}_of_{sections}", index + 1);
+            EntryView::of(if index < sections { &section } else { "order" }, command)
+        };
+        let entries = commands.iter().enumerate().map(entry).collect();
         let digits = row.digits.unwrap_or_default();
         Ok(Self {
             id: row.id,
             meter: row.meter.0,
-            action: action.map_err(|error| Problem::field("action", error))?,
+            action,
             reason: row.reason,
             work_order: row.work_order,
             state: row.state,
@@ -237,11 +269,16 @@ impl TokenOrderView {
             ordered_at: Instant(row.ordered_at),
             decided_by: (row.decided_by != 0).then_some(row.decided_by),
             tokens: digits.split_whitespace().map(|digits| shown(digits, is_shown)).collect(),
+            entries,
         })
     }
 }
 
 impl TokenAction {
+    const fn is_key_change(&self) -> bool {
+        matches!(self, Self::KeyChange {})
+    }
+
     /// The order to the vault; `None` for the change of the key alone.
     fn order(&self, rnd: Rnd) -> Result<Option<Order>, Refusal> {
         let watts = |watts: u32| {
@@ -404,10 +441,11 @@ async fn order_token(
         digits: None,
     };
     let order = app.node.registry.order_token(&order).await?;
-    Ok((StatusCode::CREATED, Json(TokenOrderView::of(order, caller)?)))
+    Ok((StatusCode::CREATED, Json(app.order_view(order, caller).await?)))
 }
 
-/// Approves or refuses an order; not by who gave it. An approved one makes its token.
+/// Approves or refuses an order; not by who gave it. An approved one makes its token, which also goes
+/// to the meter where that has remote entry.
 #[utoipa::path(
     post, path = "/v1/token-orders/{id}/decision", tag = "vending", params(("id" = u32, Path)),
     request_body = OrderDecision, responses((status = 200, body = TokenOrderView))
@@ -422,7 +460,7 @@ async fn decide_order(
     let issue = |meter: &TokenMeter, action: &str| app.engineering(meter, action, now);
     let approve: Option<&Issue<'_>> = if new.approve { Some(&issue) } else { None };
     let order = app.node.registry.decide_token(id, approve, caller.token, now).await?;
-    Ok(Json(TokenOrderView::of(order, caller)?))
+    Ok(Json(app.order_view(order, caller).await?))
 }
 
 impl App {
@@ -454,6 +492,6 @@ async fn list_token_orders(
     let after = after(query.after.as_deref())?;
     let rows = app.node.registry.token_orders(after, limit + 1).await?;
     let page = Page::of(rows, limit, |row: &TokenOrderRow| row.id.to_string(), |row| row);
-    let items = page.items.into_iter().map(|row| TokenOrderView::of(row, caller));
-    Ok(Json(Page { items: items.collect::<Answer<_>>()?, next: page.next }))
+    let items = app.order_views(page.items, caller).await?;
+    Ok(Json(Page { items, next: page.next }))
 }

@@ -65,7 +65,8 @@ pub struct CommandRoute {
 }
 
 pub(super) const COLUMNS: &str = "SELECT id, idempotency_key, meter, command, at, expires_at, \
-                                  attempts, outcome, ended_at, withdrawn, sale FROM command ";
+                                  attempts, outcome, ended_at, withdrawn, sale, token_order \
+                                  FROM command ";
 
 impl Registry {
     /// Records a command, or finds the one this key names. Durable when it returns.

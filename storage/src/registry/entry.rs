@@ -1,19 +1,21 @@
-//! Remote entry: the tokens of a sale on their way to a meter that takes them over its token
-//! gateway, as commands in the order in which they would be typed.
+//! Remote entry: the tokens of a sale, or of an approved order, on their way to a meter that takes
+//! them over its token gateway, as commands in the order in which they would be typed.
 //!
-//! **Invariant:** the commands are written in the transaction of their sale, so a sale that is
+//! **Invariant:** the commands are written in the transaction of their sale or approval: one that is
 //! durable sends each of its tokens once, and one that is not sends nothing.
 
 use std::collections::BTreeMap;
 
-use meter::{Command, PurchaseId, TokenDigits};
+use meter::{Command, PurchaseId, TokenDigits, UnixSeconds};
 use rusqlite::params;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::command::{COLUMNS, CommandRow, command_of};
 use super::drawer::Writing;
 use super::row::{to_i64, to_u64};
-use super::sale::SaleRow;
+use super::sale::{SaleRow, SoldToken};
+use super::token_meter::TokenOrderRow;
+use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
 
 /// How the tokens of a meter come to it.
@@ -71,12 +73,7 @@ pub(super) fn enter_tokens(
     let mut next = write.advance("command", count)? - count + 1;
     for (sale, actor) in sales {
         for (number, token) in (1..).zip(&sale.tokens) {
-            let digits = TokenDigits::try_from(token.digits.clone());
-            let command =
-                Command::Token(digits.map_err(|reason| {
-                    RegistryError::Damaged(format!("sale {}: {reason}", sale.id))
-                })?);
-            let command = serde_json::to_string(&command).expect("a command has string keys only");
+            let command = command_with(token)?;
             write.run(
                 "INSERT INTO command (id, idempotency_key, meter, command, actor, at, expires_at, \
                  sale) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -97,6 +94,43 @@ pub(super) fn enter_tokens(
     Ok(())
 }
 
+/// The command that carries a token, as the table has it.
+fn command_with(token: &SoldToken) -> Result<String, RegistryError> {
+    let digits = TokenDigits::try_from(token.digits.clone());
+    let digits = digits.map_err(|reason| RegistryError::Damaged(format!("a token: {reason}")))?;
+    let command = Command::Token(digits);
+    Ok(serde_json::to_string(&command).expect("a command has string keys only"))
+}
+
+impl Write<'_> {
+    /// Gives a meter the tokens of an order that another person has just approved.
+    pub(super) async fn enter_order(
+        &mut self,
+        order: &TokenOrderRow,
+        tokens: &[SoldToken],
+        now: UnixSeconds,
+    ) -> Result<(), RegistryError> {
+        for (number, token) in (1..).zip(tokens) {
+            let id = self.advance("command", 1).await?;
+            sqlx::query(
+                "INSERT INTO command (id, idempotency_key, meter, command, actor, at, expires_at, \
+                 token_order) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(to_i64(id)?)
+            .bind(format!("order-token-{}-{number}", order.id))
+            .bind(i64::from(order.meter.0))
+            .bind(command_with(token)?)
+            .bind(i64::from(order.decided_by))
+            .bind(i64::from(now.0))
+            .bind(i64::from(now.plus(ENTRY_S_MAX).0))
+            .bind(i64::from(order.id))
+            .execute(self.sql())
+            .await?;
+        }
+        Ok(())
+    }
+}
+
 impl Registry {
     /// The commands that carry the tokens of these sales, in the order of the tokens.
     ///
@@ -106,21 +140,45 @@ impl Registry {
         &self,
         sales: &[PurchaseId],
     ) -> Result<BTreeMap<PurchaseId, Vec<CommandRow>>, RegistryError> {
-        let mut entries = BTreeMap::<_, Vec<_>>::new();
-        if sales.is_empty() {
-            return Ok(entries);
+        let ids = sales.iter().map(|sale| to_i64(sale.0)).collect::<Result<Vec<_>, _>>()?;
+        let entries = self.commands_of("sale", 10, &ids).await?;
+        Ok(entries.into_iter().map(|(id, rows)| (PurchaseId(id), rows)).collect())
+    }
+
+    /// The commands that carry the tokens of these orders, in the order of the tokens.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when the database does not answer.
+    pub async fn order_entries(
+        &self,
+        orders: &[u32],
+    ) -> Result<BTreeMap<u64, Vec<CommandRow>>, RegistryError> {
+        let ids: Vec<i64> = orders.iter().copied().map(i64::from).collect();
+        self.commands_of("token_order", 11, &ids).await
+    }
+
+    /// Commands by the number that a column has, one of `ids`.
+    async fn commands_of(
+        &self,
+        name: &str,
+        column: usize,
+        ids: &[i64],
+    ) -> Result<BTreeMap<u64, Vec<CommandRow>>, RegistryError> {
+        let mut found = BTreeMap::<_, Vec<_>>::new();
+        if ids.is_empty() {
+            return Ok(found);
         }
         let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
-        query.push("WHERE sale IN (");
+        query.push(format_args!("WHERE {name} IN ("));
         let mut list = query.separated(", ");
-        for sale in sales {
-            list.push_bind(to_i64(sale.0)?);
+        for id in ids {
+            list.push_bind(*id);
         }
         query.push(") ORDER BY id");
         for row in query.build().fetch_all(&self.readers).await? {
-            let sale = PurchaseId(to_u64(row.try_get(10)?)?);
-            entries.entry(sale).or_default().push(command_of(&row)?);
+            let id = to_u64(row.try_get(column)?)?;
+            found.entry(id).or_default().push(command_of(&row)?);
         }
-        Ok(entries)
+        Ok(found)
     }
 }

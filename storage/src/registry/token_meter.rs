@@ -285,7 +285,8 @@ impl Registry {
         Ok(TokenOrderRow { id, ..order.clone() })
     }
 
-    /// Decides an order: another person than who gave it. An approved one makes its token.
+    /// Decides an order: another person than who gave it. An approved one makes its token, which also
+    /// goes to the meter where that has remote entry.
     ///
     /// # Errors
     /// [`Refusal::NotFound`]; [`Refusal::Vending`] `same_person`, `already_decided`; what `issue`
@@ -314,6 +315,7 @@ impl Registry {
         }
         let mut decided = TokenOrderRow { decided_by: actor, ..order };
         decided.state = "refused".to_owned();
+        let mut is_sent = false;
         if let Some(issue) = approve {
             let meter = write.token_meter(decided.meter).await?;
             let meter = meter.ok_or_else(|| Refusal::not_found("token meter", decided.meter))?;
@@ -324,6 +326,10 @@ impl Registry {
             }
             let digits: Vec<&str> = issued.tokens.iter().map(|t| t.digits.as_str()).collect();
             (decided.state, decided.digits) = ("approved".to_owned(), Some(digits.join(" ")));
+            if meter.entry == TokenEntry::Remote {
+                write.enter_order(&decided, &issued.tokens, now).await?;
+                is_sent = true;
+            }
         }
         sqlx::query(
             "UPDATE token_order SET state = $1, decided_by = $2, decided_at = $3, digits = $4 \
@@ -337,6 +343,9 @@ impl Registry {
         .execute(write.sql())
         .await?;
         write.commit().await?;
+        if is_sent {
+            self.commands.send_modify(|turn| *turn += 1);
+        }
         Ok(decided)
     }
 
