@@ -91,7 +91,7 @@ fn body_problem(error: &axum::Error) -> Problem {
 }
 
 fn json_problem(error: &serde_json::Error) -> Problem {
-    let detail = error.to_string();
+    let detail = without_value(&error.to_string());
     let (status, code) = match error.classify() {
         Category::Syntax | Category::Eof | Category::Io => (StatusCode::BAD_REQUEST, "bad_json"),
         Category::Data if detail.starts_with("unknown field") => {
@@ -103,4 +103,32 @@ fn json_problem(error: &serde_json::Error) -> Problem {
         Category::Data => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_field"),
     };
     Problem::new(status, code, detail, "the fields of each body are in the documentation at /docs")
+}
+
+/// What serde says of a value of the wrong kind, without the value: it may be a key or a token.
+fn without_value(detail: &str) -> String {
+    let is_of_value = detail.starts_with("invalid type: ") || detail.starts_with("invalid value: ");
+    let value = detail.find(['`', '"']).zip(detail.rfind(", expected "));
+    match value.filter(|(from, to)| is_of_value && from < to) {
+        Some((from, to)) => format!("{}{}", detail[..from].trim_end(), &detail[to..]),
+        None => detail.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_not_repeated() {
+        let check = |json: &str, want: &str| {
+            let error = serde_json::from_str::<Vec<u8>>(json).unwrap_err();
+            assert_eq!(without_value(&error.to_string()), want, "{json}");
+        };
+        check("[\"12, expected 34\"]", "invalid type: string, expected u8 at line 1 column 18");
+        check("[2371]", "invalid value: integer, expected u8 at line 1 column 5");
+        check("[1.5]", "invalid type: floating point, expected u8 at line 1 column 4");
+        check("{}", "invalid type: map, expected a sequence at line 1 column 0");
+        check("[1", "EOF while parsing a list at line 1 column 2");
+    }
 }
