@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use meter::{
-    BlockPeriod, DayType, Holidays, INTERVAL_S, LedgerKind, LocalCalendar, LocalDate, Money, Price,
-    TariffVersion, UnixSeconds,
+    BlockPeriod, DayType, Holidays, INTERVAL_S, LedgerKind, LocalCalendar, LocalDate, Money,
+    PlanId, Price, TariffVersion, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 use storage::clickhouse::{IntervalPoint, LedgerPoint};
@@ -33,11 +33,21 @@ pub(crate) struct RegisterLine {
     pub(crate) open_wh: i64,
 }
 
+/// A plan of the account.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub(crate) struct PlanLine {
+    pub(crate) plan: u32,
+    /// The first local day it holds; absent: from the beginning.
+    pub(crate) from: Option<String>,
+}
+
 /// Energy of a block period at one rate of one version.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 pub(crate) struct RateLine {
     /// First local day of the block period.
     pub(crate) period: String,
+    /// The plan in force.
+    pub(crate) plan: u32,
     /// First day of the version.
     pub(crate) version: String,
     /// 1 to 4; 0 where no version is in force.
@@ -54,6 +64,7 @@ pub(crate) struct RateLine {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 pub(crate) struct BlockLine {
     pub(crate) period: String,
+    pub(crate) plan: u32,
     pub(crate) version: String,
     /// Lower threshold of the block, kWh.
     pub(crate) from_kwh: u64,
@@ -97,6 +108,8 @@ pub(crate) struct SplitLine {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Explanation {
     pub(crate) account: u32,
+    /// Its plans, in the order of time.
+    pub(crate) plans: Vec<PlanLine>,
     /// Readings: what each meter measured.
     pub(crate) registers: Vec<RegisterLine>,
     /// Intervals by block period, version and rate.
@@ -124,10 +137,12 @@ pub(crate) struct Explanation {
 /// What a tariff makes of an interval.
 #[derive(Debug)]
 pub(crate) struct Tariff {
-    pub(crate) calendar: LocalCalendar,
-    /// In order of their first days.
-    pub(crate) versions: Vec<TariffVersion>,
-    pub(crate) holidays: Vec<Holidays>,
+    calendar: LocalCalendar,
+    /// The plans of the account, in the order of time.
+    plans: Vec<PlanLine>,
+    /// Their versions by the day from which on each holds for the account, in the order of time.
+    versions: Vec<(LocalDate, TariffVersion)>,
+    holidays: Vec<Holidays>,
 }
 
 /// A block period: its first day, and whether it is a year.
@@ -137,10 +152,32 @@ type Period = (LocalDate, bool);
 type Cell = (Period, usize, u8);
 
 impl Tariff {
+    /// The plans of an account, one after another, with the versions of each, oldest first.
+    pub(crate) fn new(
+        calendar: LocalCalendar,
+        plans: &[(UnixSeconds, PlanId)],
+        versions: &[Vec<TariffVersion>],
+        holidays: Vec<Holidays>,
+    ) -> Self {
+        let mut held: BTreeMap<LocalDate, TariffVersion> = BTreeMap::new();
+        for (index, ((from, _), versions)) in plans.iter().zip(versions).enumerate() {
+            let until = plans.get(index + 1).map(|(next, _)| calendar.local(*next).date);
+            let from = calendar.local(*from).date;
+            for version in versions {
+                let day = version.valid_from.max(from);
+                if until.is_none_or(|until| day < until) {
+                    held.insert(day, version.clone());
+                }
+            }
+        }
+        let plans = plan_lines(&calendar, plans);
+        Self { calendar, plans, versions: held.into_iter().collect(), holidays }
+    }
+
     fn cell(&self, start: UnixSeconds) -> Option<Cell> {
         let local = self.calendar.local(start);
-        let version = self.versions.iter().rposition(|v| v.valid_from <= local.date)?;
-        let terms = &self.versions[version];
+        let version = self.versions.iter().rposition(|(day, _)| *day <= local.date)?;
+        let (_, terms) = &self.versions[version];
         let named = self.holidays.iter().find(|h| Some(h.calendar) == terms.calendar);
         let day = match named.is_some_and(|holidays| holidays.days.contains(&local.date)) {
             true => DayType::Holiday,
@@ -257,6 +294,7 @@ impl Explainer {
     /// Adds it all up.
     pub(crate) fn finish(self) -> Explanation {
         let (rates, blocks) = self.energy_lines();
+        let plans = self.tariff.plans;
         let others = self.others.iter().map(|(kind, (count, ticks))| KindLine {
             kind: kind.name().to_owned(),
             contra: kind.contra().name().to_owned(),
@@ -265,6 +303,7 @@ impl Explainer {
         });
         let mut made = Explanation {
             account: self.account,
+            plans,
             registers: self.registers,
             rates,
             blocks,
@@ -287,12 +326,13 @@ impl Explainer {
         let (mut rates, mut blocks) = (Vec::new(), Vec::new());
         let mut versions: BTreeMap<(Period, usize), i64> = BTreeMap::new();
         for (&(period, version, rate), &wh) in &self.energy {
-            let terms = &self.tariff.versions[version];
+            let (_, terms) = &self.tariff.versions[version];
             let price = terms.price(rate).unwrap_or_default();
             let sum = versions.entry((period, version)).or_default();
             *sum = sum.saturating_add(wh);
             rates.push(RateLine {
                 period: period.0.to_string(),
+                plan: terms.plan.0,
                 version: terms.valid_from.to_string(),
                 rate,
                 wh,
@@ -305,7 +345,7 @@ impl Explainer {
             let from = through.get(&period).copied().unwrap_or_default();
             let to = from.saturating_add(wh);
             through.insert(period, to);
-            let terms = &self.tariff.versions[version];
+            let (_, terms) = &self.tariff.versions[version];
             for (index, block) in terms.blocks.iter().enumerate() {
                 let next = terms.blocks.get(index + 1).map(|next| threshold(next.from_kwh));
                 let (low, high) = (threshold(block.from_kwh), next.unwrap_or(i64::MAX));
@@ -313,6 +353,7 @@ impl Explainer {
                 if wh > 0 && block.adder.e4() != 0 {
                     blocks.push(BlockLine {
                         period: period.0.to_string(),
+                        plan: terms.plan.0,
                         version: terms.valid_from.to_string(),
                         from_kwh: block.from_kwh,
                         wh,
@@ -343,11 +384,16 @@ impl Explanation {
     /// The lines for people.
     pub(crate) fn to_text(&self) -> String {
         let show = |amount: Amount| amount.0.to_decimal();
-        let mut text = format!("account {}\n\nreadings and intervals\n", self.account);
+        let mut text = format!("account {}\n", self.account);
         let mut line = |words: String| {
             text.push_str(&words);
             text.push('\n');
         };
+        for l in &self.plans {
+            let from = l.from.as_deref().unwrap_or("the beginning");
+            line(format!("  plan {} from {from}", l.plan));
+        }
+        line("\nreadings and intervals".to_owned());
         for l in &self.registers {
             line(format!(
                 "  meter {}, {} s to {} s: {} intervals ({} estimated) {} Wh, running {} Wh, \
@@ -355,19 +401,19 @@ impl Explanation {
                 l.meter, l.from.0, l.to.0, l.intervals, l.estimated, l.wh, l.open_wh, l.register_wh
             ));
         }
-        line("\nenergy: period, version, energy × price".to_owned());
+        line("\nenergy: period, plan, version, energy × price".to_owned());
         for l in &self.rates {
             let (price, amount) = (l.price.0.to_decimal(), show(l.amount));
             line(format!(
-                "  {} {} rate {}: {} Wh × {price}/kWh = {amount}",
-                l.period, l.version, l.rate, l.wh
+                "  {} plan {} {} rate {}: {} Wh × {price}/kWh = {amount}",
+                l.period, l.plan, l.version, l.rate, l.wh
             ));
         }
         for l in &self.blocks {
             let (adder, amount) = (l.adder.0.to_decimal(), show(l.amount));
             line(format!(
-                "  {} {} block from {} kWh: {} Wh × {adder}/kWh = {amount}",
-                l.period, l.version, l.from_kwh, l.wh
+                "  {} plan {} {} block from {} kWh: {} Wh × {adder}/kWh = {amount}",
+                l.period, l.plan, l.version, l.from_kwh, l.wh
             ));
         }
         line(format!("  = {}, booked {}", show(self.energy), show(self.energy_booked)));
@@ -390,6 +436,18 @@ impl Explanation {
         ));
         text
     }
+}
+
+/// The plans of an account for people.
+pub(crate) fn plan_lines(
+    calendar: &LocalCalendar,
+    plans: &[(UnixSeconds, PlanId)],
+) -> Vec<PlanLine> {
+    let line = |(from, plan): &(UnixSeconds, PlanId)| PlanLine {
+        plan: plan.0,
+        from: (from.0 > 0).then(|| calendar.local(*from).date.to_string()),
+    };
+    plans.iter().map(line).collect()
 }
 
 fn threshold(kwh: u64) -> i64 {
@@ -437,11 +495,14 @@ mod tests {
             tax_bp: 0,
             fee: Money::ZERO,
         };
-        Tariff {
-            calendar: LocalCalendar::new("UTC").unwrap(),
-            versions: vec![version("2026-01-01", 5000), version("2026-11-03", 6000)],
-            holidays: Vec::new(),
-        }
+        let other = TariffVersion { plan: PlanId(2), ..version("2026-01-01", 8000) };
+        Tariff::new(
+            LocalCalendar::new("UTC").unwrap(),
+            // 2026-11-04T00:00Z.
+            &[(UnixSeconds(0), PlanId(1)), (UnixSeconds(1_793_750_400), PlanId(2))],
+            &[vec![version("2026-01-01", 5000), version("2026-11-03", 6000)], vec![other]],
+            Vec::new(),
+        )
     }
 
     fn interval(start: u32, energy_wh: u64, register_wh: u64) -> IntervalPoint {
@@ -485,15 +546,17 @@ mod tests {
     /// Recomputed from what is printed (as JSON), the lines give the booked balance to the tick.
     #[test]
     fn the_printed_lines_give_the_balance() {
-        // 2026-11-02T00:00Z and the day after, on which the second version begins.
-        let (first, second) = (1_793_577_600, 1_793_664_000);
+        // 2026-11-02T00:00Z, the day after, on which the second version begins, and the day after
+        // that, from which on the account has another plan.
+        let (first, second, third) = (1_793_577_600, 1_793_664_000, 1_793_750_400);
         let mut explainer = Explainer::new(1, tariff());
         explainer.begin(7, UnixSeconds(first), 100);
         explainer.interval(&interval(first, 600, 700));
         explainer.interval(&interval(first + 1800, 700, 1400));
         explainer.interval(&interval(second, 300, 1700));
-        explainer.newest(UnixSeconds(second + 1000), 1705);
-        let energy = 600 * 5000 + 700 * 10_000 + 305 * 6000 + 300 * 100 + 305 * 100;
+        explainer.interval(&interval(third, 400, 2100));
+        explainer.newest(UnixSeconds(third + 1000), 2105);
+        let energy = 600 * 5000 + 700 * 10_000 + 300 * 6000 + 405 * 8000 + 1005 * 100;
         explainer.movement(&movement(1, LedgerKind::Purchase, 50_000_000, 50_000_000));
         explainer.movement(&movement(2, LedgerKind::Fee, -200_000, 49_800_000));
         explainer.movement(&movement(3, LedgerKind::Energy, -energy - 5, 49_799_995 - energy));
@@ -506,7 +569,9 @@ mod tests {
         assert_eq!((read.energy, read.energy_booked), (amount(energy.into()), read.energy));
         assert_eq!(read.purchases[0].split.len(), 2);
         let text = read.to_text();
-        assert!(text.contains("block from 1 kWh: 305 Wh × 0.0100/kWh"), "{text}");
+        assert!(text.contains("plan 1 2026-11-03 block from 1 kWh: 300 Wh × 0.0100"), "{text}");
+        assert!(text.contains("  plan 1 from the beginning\n  plan 2 from 2026-11-04\n"), "{text}");
+        assert!(text.contains("plan 2 2026-01-01 block from 1 kWh: 405 Wh × 0.0100"), "{text}");
         assert!(text.ends_with("difference 0.0000000\n"), "{text}");
     }
 

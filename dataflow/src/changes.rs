@@ -3,8 +3,8 @@
 use meter::{
     AccountId, AccountTerms, Adjustment, AlarmCode, Booking, Change, Clearance, Closing,
     DebtAgreement, Decision, Emergency, Energy, Installation, MeterId, MeterRecord, ModeSwitch,
-    OrderReport, Outcome, Policy, Purchase, QuarantineReason, Reading, Removal, Resolution, Role,
-    Sale, Seq, Settled, SupplyTerms, TransformerId, UnixSeconds,
+    OrderReport, Outcome, PlanChange, Policy, Purchase, QuarantineReason, Reading, Removal,
+    Resolution, Role, Sale, Seq, Settled, SupplyTerms, TransformerId, UnixSeconds,
 };
 
 use crate::account::Account;
@@ -42,6 +42,7 @@ impl Books {
             | Change::Emergency(Emergency { account, .. })
             | Change::Debt(DebtAgreement { account, .. })
             | Change::Switch(ModeSwitch { account, .. })
+            | Change::Plan(PlanChange { account, .. })
             | Change::Close(Closing { account, .. })
             | Change::Clear(Clearance { account, .. })
             | Change::Order(OrderReport { account, .. }) => {
@@ -64,6 +65,7 @@ impl Books {
             Change::Emergency(emergency) => self.accept_emergency(seq, emergency),
             Change::Debt(debt) => self.agree_debt(seq, debt),
             Change::Switch(switch) => self.switch_mode(seq, switch),
+            Change::Plan(change) => self.change_plan(change),
             Change::Close(closing) => self.close(seq, closing),
             Change::Clear(clearance) => self.clear_trip(seq, clearance),
             Change::Order(report) => self.order_news(seq, report),
@@ -122,28 +124,54 @@ impl Books {
         alarm::balance(account, self.reference.now, seq, &mut self.out.effects.alarms);
     }
 
-    /// The plans of an account under new terms. Another plan holds from the first local midnight after
-    /// the newest tick and all that was metered, so that nothing is ever rated by two.
+    /// The plans of an account under new terms. Another plan than the last one agreed holds from the
+    /// first local midnight after the newest tick and all that was metered, so that nothing is ever
+    /// rated by two.
     fn plans_under(&self, slot: u32, terms: &AccountTerms, zone: u32) -> Vec<PlanFrom> {
         let account = &self.accounts[slot as usize];
-        let mut plans = self.reference.plans(account.rates).to_vec();
+        let plans = self.reference.plans(account.rates);
         let plan = terms.plan.0;
         if plans.is_empty() || zone != account.rest.zone {
             return vec![PlanFrom { from: UnixSeconds(0), plan }];
         }
+        if plans.last().is_some_and(|held| held.plan == plan) {
+            return plans.to_vec();
+        }
+        let from = self.midnight_after(slot, self.reference.now.max(self.metered(slot)));
+        replaced(plans, PlanFrom { from, plan })
+    }
+
+    /// Another plan from a midnight on; from the first one after all that was metered, if that is later.
+    fn change_plan(&mut self, change: &PlanChange) {
+        let slot = self.account_slot(change.account);
+        let account = &self.accounts[slot as usize];
+        let (metered, zone) = (self.metered(slot), account.rest.zone);
+        let plans = self.reference.plans(account.rates);
+        if plans.is_empty() {
+            // The registry opens an account first.
+            return;
+        }
+        let is_past = metered > change.at;
+        let from = if is_past { self.midnight_after(slot, metered) } else { change.at };
+        let plans = replaced(plans, PlanFrom { from, plan: change.plan.0 });
+        self.accounts[slot as usize].rates = self.reference.rates_of(&plans, zone);
+    }
+
+    /// Up to where anything was metered of an account.
+    fn metered(&self, slot: u32) -> UnixSeconds {
+        let account = &self.accounts[slot as usize];
         let metered = self.meters.get(self.newest_slot(account.rest.meter) as usize);
-        let metered = metered.map_or(UnixSeconds(0), |meter| {
+        metered.map_or(UnixSeconds(0), |meter| {
             let end = if meter.to == OPEN_END { meter.rest.from } else { meter.to };
             meter.newest.max(meter.rest.from).max(end)
-        });
-        let calendar = self.reference.rates[usize::from(account.rates)].calendar();
-        let today = calendar.local(self.reference.now.max(metered)).date;
-        let from = calendar.day_start(today.next());
-        plans.retain(|held| held.from < from);
-        if plans.last().is_none_or(|held| held.plan != plan) {
-            plans.push(PlanFrom { from, plan });
-        }
-        plans
+        })
+    }
+
+    /// The first midnight of an account after an instant.
+    fn midnight_after(&self, slot: u32, at: UnixSeconds) -> UnixSeconds {
+        let rates = self.accounts[slot as usize].rates;
+        let calendar = self.reference.rates[usize::from(rates)].calendar();
+        calendar.day_start(calendar.local(at).date.next())
     }
 
     /// The account, made on first mention.
@@ -244,6 +272,9 @@ impl Books {
             return;
         }
         self.end_before(seq, id, at);
+        // What is on its way to the meter must not reach it at whom it serves next.
+        let account = self.meters[slot as usize].account;
+        self.decide(seq, account);
         let mut desk = desk!(self, slot, seq);
         let Some(newest) = desk.meter.newest_register().filter(|s| s.at < at) else {
             return;
@@ -307,6 +338,16 @@ impl Books {
             Late::Unknown(_) => Outcome::Quarantined(QuarantineReason::Rejected),
         }
     }
+}
+
+/// Plans with another one in place of what was to hold from its midnight on.
+fn replaced(plans: &[PlanFrom], new: PlanFrom) -> Vec<PlanFrom> {
+    let mut plans: Vec<PlanFrom> =
+        plans.iter().copied().filter(|held| held.from < new.from).collect();
+    if plans.last().is_none_or(|held| held.plan != new.plan) {
+        plans.push(new);
+    }
+    plans
 }
 
 /// Tells the line loss from when until when a meter hangs on its transformer.

@@ -77,7 +77,7 @@ impl Others {
             sums.len() - 1
         });
         sums[index].wh += wh;
-        sums.sort_by_key(|sum| (sum.period, rates.version_order(sum.version)));
+        sums.sort_by_key(|sum| (sum.period, rates.version_order(sum.version, sum.period)));
         let after = adders(&sums, cell.period, rates);
         *newest = sums.pop().unwrap_or_default();
         let earlier = sums.iter().filter(|sum| sum.period == newest.period);

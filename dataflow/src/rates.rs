@@ -192,11 +192,22 @@ impl Rates {
         adder_e4.map(|adder_e4| Stretch { adder_e4, left }).unwrap_or_default()
     }
 
-    /// Orders versions by the day from which on they may hold; of two for one day the newer in the
-    /// log counts.
-    pub(crate) fn version_order(&self, index: VersionIndex) -> (Option<LocalDate>, VersionIndex) {
+    /// Orders the versions of a block period by the day from which on they may hold; of two for one
+    /// day the newer in the log counts. An account comes back to a plan in a later period only.
+    pub(crate) fn version_order(
+        &self,
+        index: VersionIndex,
+        period: u32,
+    ) -> (Option<LocalDate>, VersionIndex) {
         let from = self.version(index).map(|version| {
-            let held = self.plans.iter().find(|held| held.plan == version.terms.plan.0);
+            let first = self.calendar.local(UnixSeconds(period - period % 2)).date;
+            let begins_by_then = |held: &&PlanFrom| {
+                let date = self.calendar.local(held.from).date;
+                let of_period =
+                    if period % 2 == 1 { date.first_of_year() } else { date.first_of_month() };
+                held.plan == version.terms.plan.0 && of_period <= first
+            };
+            let held = self.plans.iter().rfind(begins_by_then);
             let held = held.map(|held| self.calendar.local(held.from).date);
             held.map_or(version.terms.valid_from, |held| held.max(version.terms.valid_from))
         });

@@ -321,7 +321,11 @@ impl Books {
                 Err(Friendly | Uncertain) if state == OrderState::Sent => return,
                 Err(reason) => self.advance(seq, id, Step::Void(reason)),
             },
-            Some((OrderKind::Reconnect, _)) => return,
+            // Who is to be restored stays so, but for a meter that serves nobody here any more.
+            Some((OrderKind::Reconnect, _)) => match self.may_restore(id) {
+                Err(reason @ OrderReason::Replaced) => self.advance(seq, id, Step::Void(reason)),
+                Ok(_) | Err(_) => return,
+            },
             None => {}
         }
         let now = self.reference.now;

@@ -9,8 +9,8 @@ use meter::{
     AccountId, AlarmCode, AlarmState, Booking, CalendarId, Cause, Change, Clearance, Closing,
     DebtAgreement, Emergency, Energy, Entry, EventCode, FriendlyCalendar, FriendlyId, FriendlySpan,
     Holidays, LedgerKind, LocalDate, MeterEvent, MeterId, Mode, ModeSwitch, Money, OrderId,
-    OrderKind, OrderNews, OrderReason, OrderReport, OrderState, Purchase, PurchaseId, Relay,
-    Replacement, Subject, SupplyPolicy, SupplyTerms, UnixSeconds,
+    OrderKind, OrderNews, OrderReason, OrderReport, OrderState, PlanChange, Purchase, PurchaseId,
+    Relay, Removal, Replacement, Subject, SupplyPolicy, SupplyTerms, UnixSeconds,
 };
 use support::{Node, install, reading, record, terms, version};
 
@@ -391,6 +391,40 @@ fn a_switch_of_mode_is_dated_and_never_cuts() {
     assert_eq!(node.end().sums[&(ID, LedgerKind::DebtRecovery)], -500_000);
 }
 
+/// An order that is on its way to a meter when that is taken away is void at once, before the meter can
+/// serve anybody else; so is one at an account that ends.
+#[test]
+fn an_order_ends_with_the_service_of_its_meter() {
+    let ends: [fn() -> Change; 2] = [
+        || {
+            let (meter, end) = (MeterId(1), Energy::from_wh(900));
+            Change::Remove(Removal { meter, at: UnixSeconds(at(3)), end })
+        },
+        || Change::Close(Closing { account: ID, at: UnixSeconds(at(3)) }),
+    ];
+    // How far it gets before the meter goes: decided, sent, and on its way back.
+    for (steps, kind, seen) in
+        [(0, Disconnect, Decided), (1, Disconnect, Sent), (3, Reconnect, Sent)]
+    {
+        for ends in ends {
+            let mut node = node();
+            overdraw(&mut node);
+            if steps > 0 {
+                node.change(vec![news(1, OrderNews::Due)]);
+            }
+            if steps > 1 {
+                node.change(vec![news(1, OrderNews::Read(Relay::Open)), pay(10_000_000)]);
+            }
+            assert_eq!(orders(&node).last().map(|told| (told.1, told.2)), Some((kind, seen)));
+            node.change(vec![ends()]);
+            let last = orders(&node).pop().unwrap();
+            assert_eq!((last.1, last.2), (kind, Void), "{steps}");
+            node.tick(at(400));
+            assert_eq!(orders(&node).pop().unwrap(), last, "nothing follows");
+        }
+    }
+}
+
 #[test]
 fn a_replacement_keeps_the_balance_and_spans_no_serials() {
     let mut node = node();
@@ -542,6 +576,87 @@ fn a_change_of_plan_may_be_taken_back_before_its_midnight() {
     assert_eq!(node.end().balance(1), -1000 * 5000);
 }
 
+/// A dated change waits for its midnight, whatever the terms are told meanwhile; a later one takes its
+/// place, and one to the plan that holds takes back what waits.
+#[test]
+fn a_dated_change_of_plan_waits_and_is_replaced_or_taken_back() {
+    // Changes told on the first day: plan, midnight. Then what a kilowatt-hour costs each day.
+    let cases: [(&[(u32, u32)], [i64; 3]); 6] = [
+        (&[(2, 192)], [5000, 5000, 7000]),
+        (&[(2, 96)], [5000, 7000, 7000]),
+        (&[(2, 96), (1, 96)], [5000, 5000, 5000]),
+        (&[(2, 192), (1, 96)], [5000, 5000, 5000]),
+        (&[(2, 192), (2, 96)], [5000, 7000, 7000]),
+        (&[(3, 96), (2, 192)], [5000, 9000, 7000]),
+    ];
+    for (told, prices) in cases {
+        for workers in [1, 3] {
+            let mut node = Node::start(workers);
+            with_two_plans(&mut node);
+            let mut third = version("2026-01-01", &[9000], &[(0, 1)], &[(0, 0), (1, 100)]);
+            third.plan = meter::PlanId(3);
+            node.change(vec![Change::Tariff(third)]);
+            let mut newest = 1;
+            for (plan, midnight) in told {
+                node.change(vec![plan_from(*plan, at(*midnight))]);
+                newest = *plan;
+            }
+            // Limits change, the plan agreed does not.
+            move_to(&mut node, newest);
+            let bytes = node.engine.snapshot().unwrap();
+            node.engine = Node::resume(workers, Some(&bytes)).engine;
+            let read = |n: u32, wh| reading(1, at(n), wh);
+            node.read(&[read(96, 100), read(192, 300), read(288, 600)]);
+            let want: i64 = prices.iter().zip([100, 200, 300]).map(|(price, wh)| price * wh).sum();
+            assert_eq!(node.end().balance(1), -want, "{told:?} {workers}");
+        }
+    }
+}
+
+/// What is metered already is never rated by another plan: the change waits for the midnight after.
+#[test]
+fn a_change_of_plan_that_comes_late_holds_from_the_midnight_after_the_readings() {
+    let mut node = Node::start(1);
+    with_two_plans(&mut node);
+    node.read(&[reading(1, at(97), 500)]);
+    node.change(vec![plan_from(2, at(96))]);
+    node.read(&[reading(1, at(192), 800), reading(1, at(193), 900)]);
+    assert_eq!(node.end().balance(1), -(800 * 5000 + 100 * 7000));
+}
+
+/// Back under a former plan in a later month, the blocks of that month count in the order of its days,
+/// in whatever order the readings come.
+#[test]
+fn a_return_to_a_plan_in_a_later_period_counts_in_the_order_of_time() {
+    // 2026-11-29T00:00Z; the month turns after two days.
+    let start = 1_795_910_400;
+    let day = |n: u32| UnixSeconds(start + n * 86_400);
+    for turned in [false, true] {
+        let mut node = Node::start(1);
+        let mut other = version("2026-01-01", &[7000], &[(0, 1)], &[(0, 0), (1, 200)]);
+        other.plan = meter::PlanId(2);
+        node.change(vec![
+            Change::Tariff(version("2026-01-01", &[5000], &[(0, 1)], &[(0, 0), (1, 100)])),
+            Change::Tariff(other),
+            Change::Meter(record(1)),
+            Change::Account(terms(1, "UTC")),
+            install(1, start, Some(0)),
+            plan_from(2, day(1).0),
+            plan_from(1, day(3).0),
+        ]);
+        node.tick(start);
+        // In December: 800 Wh under plan 2, then 900 under plan 1.
+        let mut readings =
+            vec![reading(1, day(2).0, 0), reading(1, day(3).0, 800), reading(1, day(4).0, 1700)];
+        if turned {
+            readings.swap(1, 2);
+        }
+        node.read(&readings);
+        let want = 800 * 7000 + 900 * 5000 + 700 * 100;
+        assert_eq!(node.end().balance(1), -want, "turned: {turned}");
+    }
+}
+
 /// Readings late, in any order, before and after the change is known, through a snapshot and with any
 /// number of workers: the charges are those of the plan that held when the energy was used.
 #[test]
@@ -591,6 +706,10 @@ fn with_two_plans(node: &mut Node) {
         install(1, START, Some(0)),
     ]);
     node.tick(START);
+}
+
+fn plan_from(plan: u32, at: u32) -> Change {
+    Change::Plan(PlanChange { account: ID, plan: meter::PlanId(plan), at: UnixSeconds(at) })
 }
 
 fn move_to(node: &mut Node, plan: u32) {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AccountId, CalendarId, Clearance, Closing, Current, CustomerId, DebtAgreement, Emergency,
     Energy, FriendlyCalendar, GatewayId, LedgerKind, LocalDate, MeterId, ModeSwitch, Money,
-    OrderReport, PlanId, PurchaseId, Replacement, Seq, SupplyPolicy, SupplyTerms, TariffVersion,
-    TransformerId, UnixSeconds, Voltage,
+    OrderReport, PlanChange, PlanId, PurchaseId, Replacement, Seq, SupplyPolicy, SupplyTerms,
+    TariffVersion, TransformerId, UnixSeconds, Voltage,
 };
 
 /// One change of what exists or of money.
@@ -50,6 +50,8 @@ pub enum Change {
     Debt(DebtAgreement),
     /// From an instant on an account is billed otherwise.
     Switch(ModeSwitch),
+    /// From a local midnight on an account has another plan.
+    Plan(PlanChange),
     /// One meter takes another's place.
     Replace(Replacement),
     /// An account ends.

@@ -65,7 +65,7 @@ pub use sale::{
 pub use stored::Stored;
 pub use supply::{
     Clearance, Closing, DebtAgreement, Emergency, FriendlyCalendar, FriendlySpan, ModeSwitch,
-    OrderKind, OrderNews, OrderReason, OrderReport, OrderRow, OrderState, Replacement,
+    OrderKind, OrderNews, OrderReason, OrderReport, OrderRow, OrderState, PlanChange, Replacement,
     SupplyPolicy, SupplyTerms, Trip,
 };
 pub use tariff::{

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::stored::{stored_codes, stored_struct};
 use crate::{
-    AccountId, CalendarId, Energy, FriendlyId, LocalDate, MeterId, Mode, Money, OrderId, Relay,
-    Seq, TransformerId, UnixSeconds,
+    AccountId, CalendarId, Energy, FriendlyId, LocalDate, MeterId, Mode, Money, OrderId, PlanId,
+    Relay, Seq, TransformerId, UnixSeconds,
 };
 
 /// Whether and how a node cuts off. Without one in the log no order is ever made.
@@ -145,6 +145,17 @@ pub struct ModeSwitch {
     pub share_bp: u32,
     /// At most this much in a local month; zero for no cap.
     pub cap: Money,
+}
+
+/// From a local midnight on an account is billed by a plan, in place of what was to hold then.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PlanChange {
+    /// The account.
+    pub account: AccountId,
+    /// Its tariff plan from then on.
+    pub plan: PlanId,
+    /// The local midnight from which it holds.
+    pub at: UnixSeconds,
 }
 
 /// One meter takes another's place. The balance stays with the account.

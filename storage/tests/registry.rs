@@ -469,6 +469,16 @@ async fn a_quarantined_reading_is_settled_once() {
     let settled = registry.settlement(Seq(42)).await.unwrap().unwrap();
     assert_eq!(settled.decision, Decision::NewEpoch);
     assert_eq!(changes(&registry).await.last(), Some(&Change::Resolve(resolution)));
+    // Two people at once: one of them is told that it is done.
+    let told = changes(&registry).await.len();
+    let next = Resolution { seq: Seq(43), ..resolution };
+    let (one, other) = tokio::join!(
+        registry.resolve(next, NOW, 1),
+        registry.resolve(Resolution { decision: Decision::Reject, ..next }, NOW, 2)
+    );
+    let refused = if one.is_err() { refusal(one) } else { refusal(other) };
+    assert_eq!(refused, "already_resolved");
+    assert_eq!(changes(&registry).await.len(), told + 1, "told once");
 }
 
 #[tokio::test]

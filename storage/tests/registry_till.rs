@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use meter::{
-    AccountId, Ask, Block, BlockPeriod, Change, Command, CommandId, CurrencyCode, Current,
-    CustomerId, DayProfile, GatewayId, Installation, LocalDate, MeterId, MeterRecord, Mode, Money,
-    MonthDay, OutboxId, Price, Role, Season, Switch, SystemTitle, TariffVersion, TokenDigits,
-    TransformerId, UnixSeconds, Voltage,
+    AccountId, Ask, Block, BlockPeriod, Change, Closing, Command, CommandId, CurrencyCode, Current,
+    CustomerId, DayProfile, GatewayId, Installation, LocalDate, MeterId, MeterRecord, Mode,
+    ModeSwitch, Money, MonthDay, OutboxId, PlanChange, PlanId, Price, Removal, Role, Season,
+    Switch, SystemTitle, TariffVersion, TokenDigits, TransformerId, UnixSeconds, Voltage,
 };
 use storage::registry::{
     Config, DeviceKeys, IssuedTokens, KeySetting, Limits, NewAccount, NewMeter, NewPurchase,
-    NewSale, Refusal, Registry, SaleKind, SaleRow, SoldToken, TokenEntry, TokenIssuer, TokenMeter,
-    TokenOrder,
+    NewSale, Refusal, Registry, RegistryError, SaleKind, SaleRow, SoldToken, TokenEntry,
+    TokenIssuer, TokenMeter, TokenOrder,
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_790_000_000); // 2026-09-21
@@ -292,6 +292,91 @@ async fn a_quote_changes_nothing() {
     assert_eq!(registry.ids().await.unwrap(), before);
 }
 
+/// Around the midnight of a switch of mode nothing is sold or topped up, to the second, and nothing of a
+/// refused sale is written; a closed account takes no money at all.
+#[tokio::test]
+async fn a_switch_under_way_and_a_closed_account_take_no_money() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).await;
+    with_token_meter(&registry).await;
+    // 2026-09-23T00:00 in Shanghai.
+    let at = UnixSeconds(1_790_092_800);
+    let (account, mode, cap) = (AccountId(1), Mode::Postpaid, Money::ZERO);
+    let switch = Change::Switch(ModeSwitch { account, mode, at, share_bp: 2000, cap });
+    registry.act(switch, NOW, 1).await.unwrap();
+    let before = registry.ids().await.unwrap();
+    let check = async |name: &str, at: UnixSeconds, want: &str| {
+        for (kind, reason) in [(SaleKind::Purchase, ""), (SaleKind::FreeIssue, "relief")] {
+            let key = format!("{name} {kind:?}");
+            let new = NewSale { at, kind, reason: reason.to_owned(), ..sale(&key, 100) };
+            let quoted = registry.quote(new.clone()).await.map_err(|error| error.to_string());
+            let sold = sell(&registry, &[new]).await.remove(0);
+            let code = sold.as_ref().map_or_else(Refusal::code, |_| "");
+            assert_eq!(code, want, "{key}");
+            assert_eq!(quoted.err(), sold.err().map(|refusal| refusal.to_string()), "{key}");
+        }
+        let (key, paid) = (format!("{name} top-up"), Money::from_ticks(1));
+        let top_up =
+            NewPurchase { key, body_hash: [0; 32], account, paid, currency: None, at, actor: 1 };
+        let refused = registry.purchase(&top_up).await.map(drop);
+        let code = match &refused {
+            Err(RegistryError::Refused(refusal)) => refusal.code(),
+            _ => "",
+        };
+        assert_eq!(code, want, "{name} {refused:?}");
+    };
+    for (name, at) in [("first", at.minus(120)), ("in it", at), ("last", at.plus(119))] {
+        check(name, at, "mode_switch_under_way").await;
+    }
+    assert_eq!(registry.ids().await.unwrap(), before, "nothing is written");
+    check("before", at.minus(121), "").await;
+    check("after", at.plus(120), "").await;
+    let (meter, end) = (MeterId(1), meter::Energy::from_wh(0));
+    registry.remove(Removal { meter, at: at.plus(200), end }).await.unwrap();
+    let close = Change::Close(Closing { account, at: at.plus(300) });
+    registry.act(close, at.plus(300), 1).await.unwrap();
+    check("closed", at.plus(400), "account_closed").await;
+}
+
+/// The till sells by the plan in force at the time of the sale, before and after the midnight.
+#[tokio::test]
+async fn a_change_of_plan_counts_from_its_midnight() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut registry = open(folder.path()).await;
+    with_token_meter(&registry).await;
+    let (old, currency) = (PlanId(1), CurrencyCode::parse("CNY").unwrap());
+    let mut version = registry.plan_versions(old).await.unwrap().remove(0);
+    for (code, prices) in [("dear", vec![10_000]), ("two", vec![5000, 10_000])] {
+        version.plan = registry.add_plan(code, "", currency).await.unwrap().id;
+        version.prices = prices.into_iter().map(Price::from_e4).collect();
+        registry.add_version(&version, NOW).await.unwrap();
+    }
+    // 2026-09-23T00:00 in Shanghai.
+    let midnight = UnixSeconds(1_790_092_800);
+    let change = async |registry: &Registry, plan, at| {
+        let change = Change::Plan(PlanChange { account: AccountId(1), plan: PlanId(plan), at });
+        registry.act(change, NOW, 1).await.map(drop).map_err(|error| error.to_string())
+    };
+    let refused = change(&registry, 3, midnight).await.unwrap_err();
+    assert!(refused.contains("single rate"), "{refused}");
+    let soon = change(&registry, 2, midnight.minus(900)).await.unwrap_err();
+    assert!(soon.contains("local day"), "{soon}");
+    change(&registry, 2, midnight).await.unwrap();
+    for round in 0..2 {
+        // By turns, as the till remembers what it sold by.
+        for (at, wh) in [(midnight.minus(1), 20_000), (midnight, 10_000), (NOW, 20_000)] {
+            let new = NewSale { at, ..sale(&format!("{round} {at}"), 1000) };
+            let row = sell(&registry, std::slice::from_ref(&new)).await.remove(0).unwrap();
+            assert_eq!(row.split.energy().wh(), wh, "{round} {at}");
+            assert_eq!(registry.quote(new).await.unwrap().energy().wh(), wh);
+        }
+        registry.close().await;
+        registry = open(folder.path()).await;
+    }
+    assert_eq!(registry.next_plan_change(NOW).await.unwrap(), Some(midnight));
+    assert_eq!(registry.next_plan_change(midnight).await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn what_others_write_between_two_sales_counts_in_the_next() {
     let folder = tempfile::tempdir().unwrap();
@@ -310,7 +395,7 @@ async fn what_others_write_between_two_sales_counts_in_the_next() {
     registry.set_token_meter(&TokenMeter { base_year: 2035, ..meter }).await.unwrap();
     assert_eq!(sell_one(&registry, 1000).await, Ok((Some(1), 1)));
     // A dearer tariff from today on.
-    let plan = registry.plans(meter::PlanId(0), 1).await.unwrap()[0].id;
+    let plan = registry.plans(PlanId(0), 1).await.unwrap()[0].id;
     let mut version = registry.plan_versions(plan).await.unwrap().remove(0);
     version.valid_from = LocalDate::parse("2026-09-22").unwrap();
     version.blocks.push(Block { from_kwh: 61, adder: Price::from_e4(5000) });

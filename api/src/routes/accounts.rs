@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use meter::{AccountId, CustomerId, LedgerKind, Mode, Money, PlanId};
+use meter::{AccountId, CustomerId, LedgerKind, Mode, Money, PlanId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use storage::clickhouse::LedgerPoint;
 use storage::registry::{Account, Customer, Limits, NewAccount};
@@ -135,13 +135,24 @@ struct AccountView {
     id: u32,
     code: String,
     customer: u32,
+    /// The plan in force.
     plan: u32,
+    /// A change of plan that waits.
+    plan_change: Option<PlanChangeView>,
     zone: String,
     mode: ModeName,
     overdraft: Amount,
     low_levels: [Amount; 2],
     /// The meter that serves it now.
     meter: Option<u32>,
+}
+
+/// A change of plan that waits.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlanChangeView {
+    plan: u32,
+    /// The local midnight from which it holds.
+    at: Instant,
 }
 
 /// Where an account stands.
@@ -205,13 +216,16 @@ impl From<Customer> for CustomerView {
     }
 }
 
-impl From<Account> for AccountView {
-    fn from(Account { code, terms, meter }: Account) -> Self {
+impl AccountView {
+    fn at(account: Account, now: UnixSeconds) -> Self {
+        let Account { code, terms, plans, meter } = account;
+        let next = plans.next(now);
         Self {
             id: terms.account.0,
             code,
             customer: terms.customer.0,
-            plan: terms.plan.0,
+            plan: plans.at(now).0,
+            plan_change: next.map(|(at, plan)| PlanChangeView { plan: plan.0, at: Instant(at) }),
             zone: terms.zone,
             mode: match terms.mode {
                 Mode::Prepaid => ModeName::Prepaid,
@@ -322,7 +336,9 @@ async fn list_accounts(
     let customer = CustomerId(query.customer.unwrap_or_default());
     let code = query.code.as_deref();
     let rows = app.node.registry.accounts(code, customer, after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.terms.account.to_string(), AccountView::from)))
+    let now = app.now();
+    let view = |account| AccountView::at(account, now);
+    Ok(Json(Page::of(rows, limit, |row| row.terms.account.to_string(), view)))
 }
 
 /// One account.
@@ -331,7 +347,8 @@ async fn list_accounts(
     responses((status = 200, body = AccountView))
 )]
 async fn account(State(app): State<Arc<App>>, Path(id): Path<u32>) -> Answer<Json<AccountView>> {
-    Ok(Json(app.node.registry.account(AccountId(id)).await?.into()))
+    let account = app.node.registry.account(AccountId(id)).await?;
+    Ok(Json(AccountView::at(account, app.now())))
 }
 
 /// Which meters served an account, in time order.
@@ -375,7 +392,7 @@ async fn add_account(
     };
     let (made, outbox) = app.node.registry.add_account(&new).await?;
     app.applied(outbox).await?;
-    Ok((StatusCode::CREATED, Json(made.into())))
+    Ok((StatusCode::CREATED, Json(AccountView::at(made, app.now()))))
 }
 
 /// Changes the limits of an account: overdraft and low-balance levels.
@@ -398,7 +415,7 @@ async fn change_account(
     };
     let (changed, outbox) = app.node.registry.set_limits(AccountId(id), set).await?;
     app.applied(outbox).await?;
-    Ok(Json(changed.into()))
+    Ok(Json(AccountView::at(changed, app.now())))
 }
 
 /// Where an account stands.

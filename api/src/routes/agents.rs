@@ -64,8 +64,11 @@ struct AgentView {
 #[derive(Debug, Serialize, ToSchema)]
 struct AgentDayView {
     day: String,
+    /// Purchases, free issues and top-ups.
     sales: u64,
     paid: Amount,
+    /// Given back on that day by reversals and refunds.
+    taken_back: Amount,
 }
 
 /// A settlement.
@@ -167,11 +170,16 @@ async fn list_days(
     app.node.registry.agent(id).await?;
     let from = query.from.map_or_else(String::new, |day| day.0.to_string());
     let days = app.node.registry.agent_days(id, &from, limit).await?;
-    let view = |AgentDay { day, sales, paid }| AgentDayView { day, sales, paid: Amount(paid) };
+    let view = |AgentDay { day, sales, paid, taken_back }| AgentDayView {
+        day,
+        sales,
+        paid: Amount(paid),
+        taken_back: Amount(taken_back),
+    };
     Ok(Json(days.into_iter().map(view).collect()))
 }
 
-/// Records what a vending point handed in.
+/// Records what a vending point handed in. Each reference counts once.
 #[utoipa::path(
     post, path = "/v1/agents/{id}/settlements", tag = "vending", params(("id" = u32, Path)),
     request_body = SettlementNew, responses((status = 201, body = AgentView))

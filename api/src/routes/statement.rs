@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use meter::{AccountId, CalendarId, LedgerKind, LocalCalendar, Money, UnixSeconds};
+use meter::{AccountId, CalendarId, LedgerKind, LocalCalendar, Money, PlanId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use storage::clickhouse::LedgerPoint;
 use storage::registry::{Account, InstallationPeriod};
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::Routes;
 use super::accounts::MovementView;
 use crate::App;
-use crate::explain::{Explainer, Explanation, Tariff};
+use crate::explain::{Explainer, Explanation, PlanLine, Tariff, plan_lines};
 use crate::extract::{Path, Query};
 use crate::json::{Amount, Instant};
 use crate::problem::{Answer, Problem};
@@ -55,6 +55,8 @@ struct Statement {
     account: u32,
     from: Instant,
     to: Instant,
+    /// The plans that hold in the time, in its order.
+    plans: Vec<PlanLine>,
     /// Σ of all movements due before.
     opening: Amount,
     /// Those due in the time, in the order in which they were booked. A correction falls due when
@@ -109,11 +111,16 @@ async fn statement(
             ));
         }
     }
+    let plans = account.plans.all();
+    let ended = |index: usize| plans.get(index + 1).is_some_and(|(end, _)| *end <= from.0);
+    let holds = |(index, (at, _)): &(usize, &(UnixSeconds, PlanId))| *at < to.0 && !ended(*index);
+    let held: Vec<_> = plans.iter().enumerate().filter(holds).map(|(_, plan)| *plan).collect();
     let is_final = app.node.registry.newest_act(account.terms.account, "closing").await?.is_some();
     Ok(Json(Statement {
         account: id,
         from,
         to,
+        plans: plan_lines(&local_calendar(&account)?, &held),
         opening: sum(opening),
         movements,
         totals: totals.into_iter().map(|(kind, ticks)| (kind, sum(ticks))).collect(),
@@ -143,15 +150,21 @@ async fn explanation(
     Ok(Json(explanation).into_response())
 }
 
+fn local_calendar(account: &Account) -> Answer<LocalCalendar> {
+    LocalCalendar::new(&account.terms.zone).map_err(|error| Problem::field("zone", error))
+}
+
 impl App {
     async fn explain(&self, account: &Account) -> Answer<Explanation> {
         let (registry, terms) = (&self.node.registry, &account.terms);
         let calendars = registry.calendars(CalendarId::NONE, CALENDARS_MAX).await?;
-        let tariff = Tariff {
-            calendar: LocalCalendar::new(&terms.zone).map_err(|e| Problem::field("zone", e))?,
-            versions: registry.plan_versions(terms.plan).await?,
-            holidays: calendars.into_iter().map(|calendar| calendar.holidays).collect(),
-        };
+        let holidays = calendars.into_iter().map(|calendar| calendar.holidays).collect();
+        let mut versions = Vec::new();
+        for (_, plan) in account.plans.all() {
+            versions.push(registry.plan_versions(*plan).await?);
+        }
+        let calendar = local_calendar(account)?;
+        let tariff = Tariff::new(calendar, account.plans.all(), &versions, holidays);
         let mut explainer = Explainer::new(terms.account.0, tariff);
         for period in registry.installations_of_account(terms.account).await? {
             self.explain_meter(&period, &mut explainer).await?;

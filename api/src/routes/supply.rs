@@ -10,8 +10,8 @@ use axum::{Extension, Json};
 use meter::{
     AccountId, AlarmCode, Booking, CalendarId, Change, Clearance, Closing, DebtAgreement,
     Emergency, Energy, FriendlyCalendar, FriendlyId, FriendlySpan, LedgerKind, LocalCalendar,
-    MeterId, Mode, ModeSwitch, Money, OrderId, OrderRow, Replacement, Subject, SupplyPolicy,
-    SupplyTerms,
+    MeterId, Mode, ModeSwitch, Money, OrderId, OrderRow, PlanChange, PlanId, Replacement, Subject,
+    SupplyPolicy, SupplyTerms,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -49,6 +49,7 @@ pub(super) fn operated() -> Routes {
         .routes(routes!(set_supply))
         .routes(routes!(agree_debt))
         .routes(routes!(switch_mode))
+        .routes(routes!(change_plan))
         .routes(routes!(replace_meter))
         .routes(routes!(close_account))
         .routes(routes!(clear_trip))
@@ -104,7 +105,7 @@ struct ActView {
     at: Instant,
     /// Number of the token that asked.
     actor: u32,
-    /// `book`, `supply_terms`, `emergency`, `debt`, `switch`, `replace`, `close` or `clear`, with
+    /// `book`, `supply_terms`, `emergency`, `debt`, `switch`, `plan`, `replace`, `close` or `clear`, with
     /// what the log has of it. Amounts are in ticks of 1e-7.
     act: Value,
 }
@@ -270,6 +271,15 @@ struct SwitchNew {
     share_bp: Option<u32>,
     /// At most this much in a local month; absent: no cap.
     cap: Option<Amount>,
+}
+
+/// A change of plan asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PlanNew {
+    plan: u32,
+    /// The local day from whose start it holds; it begins in an hour or later.
+    from: Day,
 }
 
 /// A movement to be booked.
@@ -461,6 +471,25 @@ async fn switch_mode(
     };
     app.note_switch_debt(switch.account).await?;
     app.act(Change::Switch(switch), caller).await
+}
+
+/// Gives an account another plan from the start of a local day, in place of what was to hold from then
+/// on: the plan before takes back what waits. What was used before is rated as before.
+#[utoipa::path(
+    post, path = "/v1/accounts/{id}/plan", tag = "supply", params(("id" = u32, Path)),
+    request_body = PlanNew, responses((status = 201, body = ActView))
+)]
+async fn change_plan(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<u32>,
+    Body(new): Body<PlanNew>,
+) -> Answer<(StatusCode, Json<ActView>)> {
+    let account = app.node.registry.account(AccountId(id)).await?;
+    let calendar =
+        LocalCalendar::new(&account.terms.zone).map_err(|error| Problem::field("zone", error))?;
+    let (account, at) = (AccountId(id), calendar.day_start(new.from.0));
+    app.act(Change::Plan(PlanChange { account, plan: PlanId(new.plan), at }), caller).await
 }
 
 /// Books a movement of a kind, which may name the one it corrects.

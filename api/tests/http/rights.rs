@@ -56,6 +56,7 @@ const RIGHTS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/customers", "ao"),
     ("POST", "/v1/accounts", "ao"),
     ("PATCH", "/v1/accounts/{id}", "ao"),
+    ("POST", "/v1/accounts/{id}/plan", "ao"),
     ("POST", "/v1/alarms/{id}/acknowledgement", "ao"),
     ("POST", "/v1/imports/meters", "ao"),
     ("GET", "/v1/imports/meters/columns", "ao"),

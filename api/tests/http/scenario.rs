@@ -305,6 +305,7 @@ async fn supply(story: &mut Story) {
         ("emergency-credit", "", 409),
         ("debts", r#"{"amount":"5","share_bp":2000,"cap":"3","reason":"arrears"}"#, 201),
         ("mode-switches", r#"{"mode":"postpaid","from":"2099-01-01"}"#, 201),
+        ("plan", r#"{"plan":1,"from":"2098-01-01"}"#, 409),
         ("bookings", r#"{"kind":"free_issue","amount":"2","reason":"goodwill"}"#, 201),
         ("replacement", r#"{"old":1,"end_wh":2000,"new":77,"start_wh":0}"#, 404),
         ("clearance", r#"{"reason":"inspected"}"#, 201),

@@ -104,6 +104,81 @@ async fn acts_are_on_record_and_bad_ones_leave_no_trace() {
     assert_eq!(acts["items"].as_array().unwrap().len(), 2);
 }
 
+const DEAR: &str = r#"{"valid_from":"2026-10-01","prices":["0.9"],
+    "seasons":[{"from":"01-01","to":"12-31","workday":[{"at":"00:00","rate":1}]}]}"#;
+
+/// Bodies of a change of plan that is refused, and the code. It is 22:13 of 2026-09-21 in Shanghai.
+const PLANS_REFUSED: [(&str, u16, &str); 9] = [
+    (r#"{"plan":9,"from":"2026-12-01"}"#, 404, "not_found"),
+    (r#"{"plan":3,"from":"2026-12-01"}"#, 422, "wrong_currency"),
+    (r#"{"plan":4,"from":"2026-12-01"}"#, 409, "plan_without_version"),
+    (r#"{"plan":2,"from":"2026-09-30"}"#, 409, "no_tariff_in_force"),
+    (r#"{"plan":2,"from":"2026-09-21"}"#, 422, "invalid_field"),
+    (r#"{"plan":2,"from":"2026-02-30"}"#, 422, "invalid_field"),
+    (r#"{"plan":2,"from":"2026-10-01","at":"noon"}"#, 422, "unknown_field"),
+    (r#"{"plan":2}"#, 422, "missing_field"),
+    (r#"{"plan":1,"from":"2026-12-01"}"#, 409, "plan_unchanged"),
+];
+
+/// An account under plan 1, a dearer plan 2, one in another currency, one without prices.
+async fn with_plans(node: &TestNode) {
+    node.with_account().await;
+    for (path, body) in [
+        ("/v1/plans", r#"{"code":"dear","currency":"CNY"}"#),
+        ("/v1/plans/2/versions", DEAR),
+        ("/v1/plans", r#"{"code":"other","currency":"EUR"}"#),
+        ("/v1/plans/3/versions", crate::node::VERSION),
+        ("/v1/plans", r#"{"code":"empty","currency":"CNY"}"#),
+    ] {
+        check(node, "POST", path, body, (201, "")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_plan_is_dated_on_record_and_taken_back() {
+    let node = TestNode::start().await;
+    with_plans(&node).await;
+    let before = node.registry.ids().await.unwrap();
+    let path = "/v1/accounts/1/plan";
+    for (body, status, code) in PLANS_REFUSED {
+        check(&node, "POST", path, body, (status, code)).await;
+    }
+    assert_eq!(node.registry.ids().await.unwrap(), before, "what is refused leaves no trace");
+    let change = async |plan: u32, from: &str, want| {
+        let body = format!(r#"{{"plan":{plan},"from":"{from}"}}"#);
+        check(&node, "POST", path, &body, want).await
+    };
+    let act = change(2, "2026-10-05", (201, "")).await;
+    assert_eq!(act["act"]["plan"]["plan"], 2, "{act}");
+    change(2, "2026-10-05", (409, "plan_unchanged")).await;
+    change(2, "2026-11-01", (409, "plan_unchanged")).await;
+    let account = check(&node, "GET", "/v1/accounts/1", "", (200, "")).await;
+    assert_eq!((&account["plan"], &account["plan_change"]["plan"]), (&1.into(), &2.into()));
+    assert_eq!(account["plan_change"]["at"], "2026-10-04T16:00:00Z", "midnight in Shanghai");
+    // Back within October the blocks would be counted twice; in November they are not.
+    change(1, "2026-10-20", (409, "plan_left_in_period")).await;
+    change(1, "2026-11-01", (201, "")).await;
+    let explained = check(&node, "GET", "/v1/accounts/1/balance/explanation", "", (200, "")).await;
+    assert_eq!(explained["plans"][1]["from"], "2026-10-05", "{explained}");
+    assert_eq!(explained["plans"].as_array().unwrap().len(), 3);
+    let october = "/v1/accounts/1/statement?from=2026-10-06T00:00:00Z&to=2026-10-09T00:00:00Z";
+    let statement = check(&node, "GET", october, "", (200, "")).await;
+    assert_eq!(statement["plans"], serde_json::json!([{"plan": 2, "from": "2026-10-05"}]));
+    // The account leaves plan 1, but what it used under it keeps its price.
+    let begun = crate::node::VERSION.replacen("2026-01-01", "2026-09-21", 1);
+    change(2, "2026-10-05", (201, "")).await;
+    check(&node, "POST", "/v1/plans/1/versions", &begun, (409, "tariff_version_effective")).await;
+    // Limits change, the plans do not.
+    check(&node, "PATCH", "/v1/accounts/1", r#"{"overdraft":"5"}"#, (200, "")).await;
+    change(1, "2026-10-05", (201, "")).await;
+    let account = check(&node, "GET", "/v1/accounts/1", "", (200, "")).await;
+    assert_eq!((&account["plan"], &account["plan_change"]), (&1.into(), &Value::Null));
+    let acts = check(&node, "GET", "/v1/accounts/1/acts", "", (200, "")).await;
+    assert_eq!(acts["items"].as_array().unwrap().len(), 4, "each change is on record");
+    check(&node, "POST", "/v1/accounts/1/closing", "", (201, "")).await;
+    change(2, "2026-10-05", (409, "account_closed")).await;
+}
+
 #[tokio::test]
 async fn a_closed_account_takes_no_money_and_no_acts() {
     let node = TestNode::start().await;

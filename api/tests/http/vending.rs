@@ -361,6 +361,42 @@ async fn every_refusal_has_its_code_and_changes_nothing() {
     );
 }
 
+/// What a vending point takes in, by sale or top-up, counts against its limit and in its day; what is
+/// taken back does too, and a settlement told twice counts once.
+#[tokio::test]
+async fn a_vending_point_owes_what_it_took_in() {
+    let (node, _) = token_node().await;
+    let vendor = node.token(ApiRole::Vendor).await;
+    let agent = r#"{"code":"s","name":"","zone":"UTC","credit_limit":"100"}"#;
+    node.call("POST", "/v1/agents", agent).await;
+    assert_eq!(node.call("PUT", "/v1/agents/1/tokens/3", "").await.status, 204);
+    let top_up = async |key: &str, amount: &str| {
+        let call = Call::new("POST", "/v1/accounts/2/top-ups").token(&vendor);
+        let body = format!(r#"{{"amount":"{amount}"}}"#);
+        node.send(call.header("Idempotency-Key", key).json(&body)).await
+    };
+    let owed = async || node.call("GET", "/v1/agents", "").await.json()["items"][0]["owed"].clone();
+    assert_eq!(top_up("t1", "60").await.status, 201);
+    assert_eq!(top_up("t2", "40.01").await.code(), "agent_limit_reached");
+    assert_eq!(top_up("t1", "60").await.status, 201, "the same top-up");
+    assert_eq!(owed().await, "60.0000000");
+    let sale = node.send(purchase(&vendor, 2, "m1", r#"{"amount":"40"}"#)).await;
+    assert_eq!(sale.status, 201, "{sale:?}");
+    assert_eq!(top_up("t3", "0.01").await.code(), "agent_limit_reached");
+    let reversal = r#"{"reason":"wrong account"}"#;
+    assert_eq!(node.call("POST", "/v1/purchases/m1/reversal", reversal).await.status, 200);
+    assert_eq!(owed().await, "60.0000000");
+    let days = node.call("GET", "/v1/agents/1/days", "").await.json();
+    let day = serde_json::json!([{"day": "2026-09-21", "sales": 2, "paid": "100.0000000",
+        "taken_back": "40.0000000"}]);
+    assert_eq!(days, day);
+    let settle = r#"{"amount":"50","reference":"B-1"}"#;
+    assert_eq!(node.call("POST", "/v1/agents/1/settlements", settle).await.status, 201);
+    let again = node.call("POST", "/v1/agents/1/settlements", settle).await;
+    assert_eq!(again.code(), "already_exists", "{again:?}");
+    assert_eq!(owed().await, "10.0000000");
+}
+
 #[tokio::test]
 async fn money_is_reversed_before_delivery_only() {
     let (node, _) = token_node().await;
@@ -412,7 +448,14 @@ async fn tokens_are_masked_and_keys_never_told() {
     let reply = node.send(Call::new("GET", "/v1/vending-keys/audit").token(&reader)).await;
     assert_eq!(reply.status, 403, "{reply:?}");
     let bad = key_body(3).replace("ab94", "xx94");
+    // A key where a number belongs, and a token that is a number.
+    let misplaced = key_body(3).replace("\"krn\":3", &format!("\"krn\":\"{}\"", digits(3)));
+    let number = r#"{"command":"token","token":94949494949494949494}"#;
+    let command = Call::new("POST", "/v1/meters/1/commands").token(&node.admin);
+    let command = command.header("Idempotency-Key", "c").json(number);
     for reply in [
+        node.call("POST", "/v1/vending-keys", &misplaced).await,
+        node.send(command).await,
         node.call("GET", "/v1/vending-keys/audit", "").await,
         node.call("GET", "/v1/vending-keys", "").await,
         node.call("POST", "/v1/vending-keys", &bad).await,

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meter::{
     AccountId, AccountTerms, Adjustment, Booking, Change, DebtAgreement, Energy, Entry, INTERVAL_S,
-    IntervalQuality, LedgerKind, LocalCalendar, LocalDate, MeterId, MeterRecord, Outcome, PlanId,
-    Policy, Purchase, QuarantineReason, Sale, Seq, SupplyTerms, TariffVersion, UnixSeconds,
+    IntervalQuality, LedgerKind, LocalCalendar, LocalDate, MeterId, MeterRecord, Outcome,
+    PlanChange, PlanId, Policy, Purchase, QuarantineReason, Sale, Seq, SupplyTerms, TariffVersion,
+    UnixSeconds,
 };
 
 use super::money::{Move, Owing};
@@ -55,6 +56,16 @@ pub(super) struct Holder {
     pub(super) line: Line,
     /// Local midnights whose standing charge is entered.
     charged: BTreeSet<UnixSeconds>,
+}
+
+impl Holder {
+    /// A plan from an instant on, whatever was to hold then.
+    fn hold(&mut self, at: UnixSeconds, plan: PlanId) {
+        self.plans.retain(|(from, _)| *from < at);
+        if self.plans.last().is_none_or(|(_, before)| *before != plan) {
+            self.plans.push((at, plan));
+        }
+    }
 }
 
 /// What an account comes to.
@@ -249,26 +260,40 @@ impl Book {
         Tariff::of_plans(zone, self.holidays.clone(), &plans).ok()
     }
 
-    /// An account's terms. Another plan holds from the next local midnight on, after now and after
-    /// all that is metered by now.
+    /// An account's terms. Another plan than the last one agreed holds from the next local midnight on,
+    /// after now and after all that is metered by now.
     fn terms(&mut self, terms: &AccountTerms) {
-        let id = terms.account;
-        let mut last = self.now;
+        let calendar = LocalCalendar::new(&terms.zone).expect("the story's zones are known");
+        let last = self.metered(terms.account).max(self.now);
+        let midnight = calendar.day_start(calendar.local(last).date.next());
+        let holder = self.accounts.entry(terms.account).or_default();
+        match holder.plans.last() {
+            None => holder.plans.push((UnixSeconds(0), terms.plan)),
+            Some((_, plan)) if *plan != terms.plan => holder.hold(midnight, terms.plan),
+            Some(_) => {}
+        }
+        holder.terms = Some(terms.clone());
+    }
+
+    /// Another plan from a midnight on, or from the first after all that is metered by now.
+    fn change_plan(&mut self, change: &PlanChange) {
+        let last = self.metered(change.account);
+        let holder = self.accounts.entry(change.account).or_default();
+        let Some(terms) = &holder.terms else { return };
+        let calendar = LocalCalendar::new(&terms.zone).expect("the story's zones are known");
+        let midnight = calendar.day_start(calendar.local(last).date.next());
+        holder.hold(if last > change.at { midnight } else { change.at }, change.plan);
+    }
+
+    /// Up to where anything is metered of an account by now.
+    fn metered(&self, id: AccountId) -> UnixSeconds {
+        let mut last = UnixSeconds(0);
         for service in self.services.iter().filter(|service| service.account == id) {
             let ends = Some(service.to).filter(|to| *to != UnixSeconds(u32::MAX));
             let known = service.known.iter().filter(|(_, known)| known.by <= self.seq);
             last = known.map(|(at, _)| *at).chain(ends).chain([service.from]).fold(last, Ord::max);
         }
-        let calendar = LocalCalendar::new(&terms.zone).expect("the story's zones are known");
-        let midnight = calendar.day_start(calendar.local(last).date.next());
-        let holder = self.accounts.entry(id).or_default();
-        holder.plans.retain(|(from, _)| *from < midnight);
-        match holder.plans.last() {
-            None => holder.plans.push((UnixSeconds(0), terms.plan)),
-            Some((_, plan)) if *plan != terms.plan => holder.plans.push((midnight, terms.plan)),
-            Some(_) => {}
-        }
-        holder.terms = Some(terms.clone());
+        last
     }
 
     fn change(&mut self, change: &Change) {
@@ -282,6 +307,7 @@ impl Book {
                 self.records.insert(record.meter, *record);
             }
             Change::Account(terms) => self.terms(terms),
+            Change::Plan(change) => self.change_plan(change),
             Change::Install(installation) => self.install(installation),
             Change::Remove(removal) => self.remove(removal),
             Change::Resolve(resolution) => self.resolve(resolution),

@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::place::{check_line, check_text, taken};
+use super::plans::Plans;
 use super::row::{parsed, u32_of};
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
@@ -36,8 +37,10 @@ impl std::fmt::Debug for Customer {
 pub struct Account {
     /// Number at the utility, unique.
     pub code: String,
-    /// Its terms; its id is in there.
+    /// Its terms; its id is in there. The plan is the newest one agreed.
     pub terms: AccountTerms,
+    /// Which plan holds when.
+    pub plans: Plans,
     /// The meter that serves it now, or none.
     pub meter: MeterId,
 }
@@ -72,7 +75,7 @@ pub struct Limits {
 pub(super) const AMOUNT_MAX: Money = Money::from_ticks(1_000_000_000 * Money::TICKS_PER_UNIT);
 
 const ACCOUNT_COLUMNS: &str = "SELECT a.id, a.code, a.customer, a.plan, a.zone, a.mode, \
-     a.overdraft, a.low_level_1, a.low_level_2, i.meter FROM account a \
+     a.overdraft, a.low_level_1, a.low_level_2, i.meter, a.plans FROM account a \
      LEFT JOIN installation i ON i.account = a.id AND i.removed_at IS NULL ";
 
 impl Registry {
@@ -183,7 +186,8 @@ impl Registry {
         };
         write.tell(Change::Account(terms.clone())).await?;
         let outbox = write.commit_told().await?;
-        Ok((Account { code: new.code.clone(), terms, meter: MeterId::NONE }, outbox))
+        let (code, plans, meter) = (new.code.clone(), Plans::only(new.plan), MeterId::NONE);
+        Ok((Account { code, terms, plans, meter }, outbox))
     }
 
     /// Changes the limits of an account.
@@ -322,5 +326,6 @@ fn account_of(row: &SqliteRow) -> Result<Account, RegistryError> {
         overdraft: money(6)?,
         low_levels: [money(7)?, money(8)?],
     };
-    Ok(Account { code: row.try_get(1)?, terms, meter: MeterId(u32_of(row, 9)?) })
+    let plans = Plans::read(terms.plan, row.try_get(10)?)?;
+    Ok(Account { code: row.try_get(1)?, terms, plans, meter: MeterId(u32_of(row, 9)?) })
 }

@@ -1,5 +1,5 @@
 //! Acts: what people decide of an account beside its terms — bookings, terms of supply, emergency
-//! credit, debts, switches of mode, replacements, the end. Each is one row with the change as the
+//! credit, debts, switches of mode, changes of plan, replacements, the end. Each is one row with the change as the
 //! log has it, written with its outbox row.
 
 use meter::{
@@ -45,7 +45,9 @@ impl Registry {
     /// [`Refusal::NotFound`], [`Refusal::AccountClosed`], [`Refusal::Invalid`],
     /// [`Refusal::SwitchPending`], [`Refusal::SameMode`], [`Refusal::EmergencyOff`],
     /// [`Refusal::AccountServed`], [`Refusal::NotInstalled`], [`Refusal::MeterInstalled`],
-    /// [`Refusal::InstallationOrder`].
+    /// [`Refusal::InstallationOrder`]; for a change of plan also [`Refusal::Currency`],
+    /// [`Refusal::BeforeTariff`], [`Refusal::PlanEmpty`], [`Refusal::SamePlan`],
+    /// [`Refusal::PlanLeft`], [`Refusal::SwitchUnderWay`].
     pub async fn act(
         &self,
         change: Change,
@@ -195,6 +197,7 @@ impl Write<'_> {
             }
             Change::Debt(debt) => Ok(check_debt(debt)?),
             Change::Switch(switch) => self.check_switch(account, switch, now).await,
+            Change::Plan(change) => self.change_plan(account, change, now).await,
             Change::Emergency(_) => match self.newest(account.terms.account, "terms").await? {
                 Some(Change::SupplyTerms(terms)) if terms.emergency_credit > Money::ZERO => Ok(()),
                 _ => Err(Refusal::EmergencyOff { account: account.terms.account }.into()),
@@ -306,6 +309,7 @@ fn subject_of(change: &Change) -> Option<(AccountId, &'static str)> {
         Change::Emergency(act) => Some((act.account, "emergency")),
         Change::Debt(act) => Some((act.account, "debt")),
         Change::Switch(act) => Some((act.account, "switch")),
+        Change::Plan(act) => Some((act.account, "plan")),
         Change::Replace(act) => Some((act.account, "replacement")),
         Change::Close(act) => Some((act.account, "closing")),
         Change::Clear(act) => Some((act.account, "clearance")),

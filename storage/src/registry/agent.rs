@@ -41,6 +41,8 @@ pub struct AgentDay {
     pub sales: u64,
     /// What was paid.
     pub paid: Money,
+    /// What was given back by reversals and refunds on that day.
+    pub taken_back: Money,
 }
 
 /// A debt that sales pay off.
@@ -153,7 +155,7 @@ impl Registry {
         limit: u32,
     ) -> Result<Vec<AgentDay>, RegistryError> {
         sqlx::query(
-            "SELECT day, sales, paid FROM agent_day WHERE agent = $1 AND day >= $2 ORDER BY day \
+            "SELECT day, sales, paid, taken_back FROM agent_day WHERE agent = $1 AND day >= $2 ORDER BY day \
              LIMIT $3",
         )
         .bind(i64::from(agent))
@@ -167,15 +169,16 @@ impl Registry {
                 day: row.try_get(0)?,
                 sales: super::row::to_u64(row.try_get(1)?)?,
                 paid: Money::from_ticks(row.try_get(2)?),
+                taken_back: Money::from_ticks(row.try_get(3)?),
             })
         })
         .collect()
     }
 
-    /// Records what a vending point handed in.
+    /// Records what a vending point handed in; each reference once.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Invalid`].
+    /// [`Refusal::NotFound`], [`Refusal::Invalid`]; [`Refusal::Exists`] for a reference that is known.
     pub async fn settle_agent(
         &self,
         agent: u32,
@@ -190,6 +193,16 @@ impl Registry {
         }
         let before = self.agent(agent).await?;
         let mut write = self.write().await?;
+        let known: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM settlement WHERE agent = $1 AND reference = $2")
+                .bind(i64::from(agent))
+                .bind(reference)
+                .fetch_optional(write.sql())
+                .await?;
+        if known.is_some() {
+            let (kind, value) = ("settlement of the vending point", reference.to_owned());
+            return Err(Refusal::Exists { kind, field: "reference", value }.into());
+        }
         let id = write.next_id("settlement").await?;
         sqlx::query(
             "INSERT INTO settlement (id, agent, amount, reference, actor, at) \
@@ -320,7 +333,81 @@ impl OpenDebt {
     }
 }
 
+/// What a vending point may owe at most is not passed by what is paid there.
+pub(super) fn check_limit(owed: Money, limit: Money, paid: Money) -> Result<(), Refusal> {
+    if owed.plus(paid)? <= limit {
+        return Ok(());
+    }
+    let (owed, limit) = (owed.to_decimal(), limit.to_decimal());
+    let reason = format!("the vending point owes {owed}, its credit limit is {limit}");
+    let hint = "settle what it owes, or raise its credit limit";
+    Err(Refusal::vending("agent_limit_reached", reason, hint))
+}
+
+/// What moves at a vending point on one of its local days.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DayNews {
+    pub(super) sales: i64,
+    pub(super) paid: Money,
+    pub(super) taken_back: Money,
+}
+
 impl Write<'_> {
+    /// Counts a top-up at the vending point of the API token that takes it, if it has one.
+    pub(super) async fn count_top_up(
+        &mut self,
+        token: u32,
+        paid: Money,
+        at: UnixSeconds,
+    ) -> Result<(), RegistryError> {
+        let agent: Option<i64> =
+            sqlx::query_scalar("SELECT agent FROM agent_token WHERE token = $1")
+                .bind(i64::from(token))
+                .fetch_optional(self.sql())
+                .await?;
+        let Some(agent) = agent else { return Ok(()) };
+        let (owed, limit): (i64, i64) =
+            sqlx::query_as("SELECT owed, credit_limit FROM agent WHERE id = $1")
+                .bind(agent)
+                .fetch_one(self.sql())
+                .await?;
+        check_limit(Money::from_ticks(owed), Money::from_ticks(limit), paid)?;
+        self.at_agent(agent, at, DayNews { sales: 1, paid, taken_back: Money::ZERO }).await
+    }
+
+    /// Moves what a vending point owes, and what its day shows.
+    pub(super) async fn at_agent(
+        &mut self,
+        agent: i64,
+        at: UnixSeconds,
+        news: DayNews,
+    ) -> Result<(), RegistryError> {
+        let DayNews { sales, paid, taken_back } = news;
+        let zone: String = sqlx::query_scalar(
+            "UPDATE agent SET owed = owed + $1 - $2 WHERE id = $3 RETURNING zone",
+        )
+        .bind(paid.ticks())
+        .bind(taken_back.ticks())
+        .bind(agent)
+        .fetch_one(self.sql())
+        .await?;
+        let day = LocalCalendar::new(&zone).map_err(Refusal::from)?.local(at).date;
+        sqlx::query(
+            "INSERT INTO agent_day (agent, day, sales, paid, taken_back) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (agent, day) DO UPDATE SET \
+             sales = agent_day.sales + excluded.sales, paid = agent_day.paid + excluded.paid, \
+             taken_back = agent_day.taken_back + excluded.taken_back",
+        )
+        .bind(agent)
+        .bind(day.to_string())
+        .bind(sales)
+        .bind(paid.ticks())
+        .bind(taken_back.ticks())
+        .execute(self.sql())
+        .await?;
+        Ok(())
+    }
+
     /// The debt of an account that has something left.
     pub(super) async fn debt(
         &mut self,

@@ -233,6 +233,22 @@ pub enum Refusal {
     /// The account has this mode already.
     #[error("the account has this mode already")]
     SameMode,
+    /// The account has this plan from that day on already.
+    #[error("plan {plan} holds from that day on already")]
+    SamePlan {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// The blocks of a period would be counted twice.
+    #[error("the account leaves plan {plan} on {left}, in the block period that begins on {first}")]
+    PlanLeft {
+        /// The plan.
+        plan: PlanId,
+        /// The day from which it has another one.
+        left: LocalDate,
+        /// First day of the block period.
+        first: LocalDate,
+    },
     /// The account has no emergency credit.
     #[error("account {account} has no emergency credit to take")]
     EmergencyOff {
@@ -328,6 +344,8 @@ impl Refusal {
             | Self::SwitchPending { .. }
             | Self::SwitchUnderWay { .. }
             | Self::SameMode
+            | Self::SamePlan { .. }
+            | Self::PlanLeft { .. }
             | Self::EmergencyOff { .. }
             | Self::Resolved { .. }
             | Self::Vending { .. }
@@ -368,6 +386,8 @@ impl Refusal {
             Self::SwitchPending { .. } => "mode_switch_pending",
             Self::SwitchUnderWay { .. } => "mode_switch_under_way",
             Self::SameMode => "mode_unchanged",
+            Self::SamePlan { .. } => "plan_unchanged",
+            Self::PlanLeft { .. } => "plan_left_in_period",
             Self::EmergencyOff { .. } => "no_emergency_credit",
             Self::CalendarGap { .. } => "calendar_gap",
             Self::VersionOrder { .. } => "tariff_version_order",
@@ -414,6 +434,8 @@ impl Refusal {
             Self::SwitchPending { .. } => "wait until it has taken place",
             Self::SwitchUnderWay { .. } => "send the same request again, with the same key, then",
             Self::SameMode => "read the account's mode; nothing is left to do",
+            Self::SamePlan { .. } => "read the account's plan; nothing is left to do",
+            Self::PlanLeft { .. } => "choose a day of a later block period, or another plan",
             Self::EmergencyOff { .. } => "give the account emergency credit in its supply terms",
             Self::CalendarGap { .. } => {
                 "give all seven days, each with ascending stretches within the day, or none"

@@ -59,7 +59,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`Refusal::KeyReused`] when the key named another request; [`Refusal::NotFound`],
-    /// [`Refusal::Invalid`], [`Refusal::Currency`], [`Refusal::BeforeTariff`].
+    /// [`Refusal::Invalid`], [`Refusal::Currency`], [`Refusal::BeforeTariff`]; [`Refusal::Vending`]
+    /// `agent_limit_reached`.
     pub async fn purchase(&self, new: &NewPurchase) -> Result<PurchaseRow, RegistryError> {
         check_text("Idempotency-Key", &new.key, 128)?;
         let mut write = self.write().await?;
@@ -89,6 +90,7 @@ impl Registry {
         }
         write.check_can_pay(new.account, new.at).await?;
         write.check_tariff_at(new.account, new.at).await?;
+        write.count_top_up(new.actor, new.paid, new.at).await?;
         let id = write.advance("purchase", 1).await?;
         let purchase =
             Purchase { purchase: PurchaseId(id), account: new.account, paid: new.paid, at: new.at };

@@ -6,6 +6,7 @@ use meter::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::agent::DayNews;
 use super::place::check_text;
 use super::row::{Columns, by_key, json, of_account, parsed, to_i64, to_u64, u32_of};
 use super::{Refusal, Registry, RegistryError};
@@ -239,7 +240,7 @@ impl Registry {
             return Err(Refusal::vending("not_the_last_sale", reason, hint).into());
         }
         let lines = sale.lines().iter().map(taken_back).collect();
-        write.take_back(&sale, sale.split.paid).await?;
+        write.take_back(&sale, sale.split.paid, now).await?;
         let tell = Sale { sale: sale.id, account: sale.account, at: now, lines };
         write.tell(Change::Sale(tell)).await?;
         write.deed(&sale, ("reversal", sale.split.paid, reason), actor, now).await?;
@@ -296,7 +297,7 @@ impl Registry {
             lines.push(SaleLine { kind: LedgerKind::Token, amount });
         }
         lines.push(SaleLine { kind: LedgerKind::Refund, amount: negative(amount) });
-        write.take_back(&sale, amount).await?;
+        write.take_back(&sale, amount, now).await?;
         let tell = Sale { sale: sale.id, account: sale.account, at: now, lines };
         write.tell(Change::Sale(tell)).await?;
         write.deed(&sale, ("refund", amount, inspection), actor, now).await?;
@@ -318,13 +319,15 @@ impl super::write::Write<'_> {
     }
 
     /// Gives the vending point back what it paid out, and the debt what was taken for it.
-    async fn take_back(&mut self, sale: &SaleRow, amount: Money) -> Result<(), RegistryError> {
+    async fn take_back(
+        &mut self,
+        sale: &SaleRow,
+        amount: Money,
+        now: UnixSeconds,
+    ) -> Result<(), RegistryError> {
         if let Some(agent) = sale.agent {
-            sqlx::query("UPDATE agent SET owed = owed - $1 WHERE id = $2")
-                .bind(amount.ticks())
-                .bind(i64::from(agent))
-                .execute(self.sql())
-                .await?;
+            let news = DayNews { sales: 0, paid: Money::ZERO, taken_back: amount };
+            self.at_agent(agent.into(), now, news).await?;
         }
         if amount == sale.split.paid && sale.split.debt > Money::ZERO {
             let zone = self.account(sale.account).await?.terms.zone;

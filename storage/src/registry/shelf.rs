@@ -9,8 +9,9 @@ use meter::{Change, LocalCalendar, LocalDate, Money, PlanId, Split, TariffVersio
 use rusqlite::Connection;
 
 use super::act::SWITCH_WINDOW_S;
-use super::agent::OpenDebt;
+use super::agent::{OpenDebt, check_limit};
 use super::drawer::{row, rows};
+use super::plans::Plans;
 use super::row::{Columns as _, json, to_u64, u32_of};
 use super::sale::{NewSale, SaleKind};
 use super::token_meter::{METER_COLUMNS, TokenMeter, token_meter_of};
@@ -33,7 +34,7 @@ pub(super) struct Shelf {
 /// What is known of an account.
 #[derive(Debug)]
 pub(super) struct AccountState {
-    pub(super) plan: PlanId,
+    pub(super) plans: Plans,
     pub(super) currency: String,
     pub(super) zone: String,
     pub(super) meter: Option<TokenMeter>,
@@ -82,7 +83,7 @@ impl Shelf {
             if !self.agent_of.contains_key(&sale.actor) {
                 self.fetch_agent(sql, sale.actor)?;
             }
-            let plan = self.accounts.get(&id).map(|account| account.plan.0);
+            let plan = self.accounts.get(&id).map(|account| account.plans.at(sale.at).0);
             if let Some(plan) = plan
                 && !self.versions.contains_key(&plan)
             {
@@ -178,14 +179,7 @@ impl AccountState {
 
 impl AgentState {
     pub(super) fn check(&self, paid: Money) -> Result<(), Refusal> {
-        let after = self.owed.plus(paid)?;
-        if after <= self.limit {
-            return Ok(());
-        }
-        let (owed, limit) = (self.owed.to_decimal(), self.limit.to_decimal());
-        let reason = format!("the vending point owes {owed}, its credit limit is {limit}");
-        let hint = "settle what it owes, or raise its credit limit";
-        Err(Refusal::vending("agent_limit_reached", reason, hint))
+        check_limit(self.owed, self.limit, paid)
     }
 
     fn count(
@@ -213,12 +207,12 @@ pub(super) fn calendar<'a>(
 }
 
 fn load_account(sql: &Connection, id: u32) -> Result<Option<AccountState>, RegistryError> {
-    let text = "SELECT a.plan, p.currency, a.zone, i.meter FROM account a \
+    let text = "SELECT a.plan, p.currency, a.zone, i.meter, a.plans FROM account a \
          JOIN plan p ON p.id = a.plan \
          LEFT JOIN installation i ON i.account = a.id AND i.removed_at IS NULL WHERE a.id = $1";
     let found = row(sql, text, [id], |row| {
         let account = AccountState {
-            plan: PlanId(u32_of(row, 0)?),
+            plans: Plans::read(PlanId(u32_of(row, 0)?), row.text(4)?)?,
             currency: row.text(1)?.to_owned(),
             zone: row.text(2)?.to_owned(),
             meter: None,

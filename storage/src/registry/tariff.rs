@@ -3,6 +3,8 @@
 //! Versions are only added, each valid from a later day than the one before, and none that would
 //! change a day that has begun for an account of the plan. So every priced instant stays as it was.
 
+use std::collections::BTreeSet;
+
 use meter::{
     AccountId, CalendarId, Change, CurrencyCode, Holidays, LocalCalendar, LocalDate, OutboxId,
     PlanId, TariffVersion, UnixSeconds,
@@ -11,6 +13,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::place::{check_line, check_text, taken};
+use super::plans::Plans;
 use super::row::{date, json, nullable, parsed, u32_of};
 use super::write::Write;
 use super::{Refusal, Registry, RegistryError};
@@ -249,11 +252,12 @@ impl Write<'_> {
         account: AccountId,
         at: UnixSeconds,
     ) -> Result<(), RegistryError> {
-        let terms = self.account(account).await?.terms;
-        let first = self.first_version(terms.plan).await?;
-        let calendar = LocalCalendar::new(&terms.zone).map_err(Refusal::from)?;
+        let account = self.account(account).await?;
+        let plan = account.plans.at(at);
+        let first = self.first_version(plan).await?;
+        let calendar = LocalCalendar::new(&account.terms.zone).map_err(Refusal::from)?;
         if at < calendar.day_start(first) {
-            return Err(Refusal::BeforeTariff { plan: terms.plan, first }.into());
+            return Err(Refusal::BeforeTariff { plan, first }.into());
         }
         Ok(())
     }
@@ -276,12 +280,7 @@ impl Write<'_> {
             }
         }
         // A plan without versions has no accounts, so its first version may begin in the past.
-        let zones: Vec<String> =
-            sqlx::query_scalar("SELECT DISTINCT zone FROM account WHERE plan = $1")
-                .bind(i64::from(version.plan.0))
-                .fetch_all(self.sql())
-                .await?;
-        for zone in zones {
+        for zone in self.zones_of(version.plan).await? {
             let calendar = LocalCalendar::new(&zone).map_err(Refusal::from)?;
             if calendar.day_start(version.valid_from) <= now {
                 let valid_from = version.valid_from;
@@ -289,6 +288,29 @@ impl Write<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Write<'_> {
+    /// The time zones of the accounts that have a plan, or had it.
+    async fn zones_of(&mut self, plan: PlanId) -> Result<BTreeSet<String>, RegistryError> {
+        let now: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT zone FROM account WHERE plan = $1")
+                .bind(i64::from(plan.0))
+                .fetch_all(self.sql())
+                .await?;
+        let mut zones = BTreeSet::from_iter(now);
+        let histories: Vec<(String, String)> =
+            sqlx::query_as("SELECT DISTINCT plans, zone FROM account WHERE plans <> ''")
+                .fetch_all(self.sql())
+                .await?;
+        for (text, zone) in histories {
+            let plans = Plans::read(plan, &text)?;
+            if plans.all().iter().any(|(_, held)| *held == plan) {
+                zones.insert(zone);
+            }
+        }
+        Ok(zones)
     }
 }
 

@@ -330,10 +330,11 @@ fn split(shelf: &mut Shelf, new: &NewSale) -> Result<(Split, Periods), Refusal> 
     }
     let calendar = calendar(&mut shelf.calendars, &account.zone)?;
     let date = calendar.local(new.at).date;
-    let versions = shelf.versions.get(&account.plan.0).map_or(&[][..], Vec::as_slice);
-    let first = versions.first().ok_or(Refusal::PlanEmpty(account.plan))?.valid_from;
+    let plan = account.plans.at(new.at);
+    let versions = shelf.versions.get(&plan.0).map_or(&[][..], Vec::as_slice);
+    let first = versions.first().ok_or(Refusal::PlanEmpty(plan))?.valid_from;
     let version = versions.iter().rev().find(|version| version.valid_from <= date);
-    let version = version.ok_or(Refusal::BeforeTariff { plan: account.plan, first })?;
+    let version = version.ok_or(Refusal::BeforeTariff { plan, first })?;
     let block = match version.block_period {
         BlockPeriod::Month => date.first_of_month(),
         BlockPeriod::Year => date.first_of_year(),

@@ -135,9 +135,16 @@ pub(super) fn payload_of(changes: &[Change]) -> String {
 
 /// Whether analysts' tables of meters and accounts change with it.
 const fn is_of_dimensions(change: &Change) -> bool {
-    use Change::{Account, Close, Install, Meter, Remove, Replace, Switch};
+    use Change::{Account, Close, Install, Meter, Plan, Remove, Replace, Switch};
     matches!(
         change,
-        Account(_) | Close(_) | Install(_) | Meter(_) | Remove(_) | Replace(_) | Switch(_)
+        Account(_)
+            | Close(_)
+            | Install(_)
+            | Meter(_)
+            | Plan(_)
+            | Remove(_)
+            | Replace(_)
+            | Switch(_)
     )
 }
