@@ -4,6 +4,7 @@
 //! when a result is wrong.
 
 pub mod capacity;
+pub mod connections;
 pub mod cutoff;
 pub mod decide;
 mod engines;

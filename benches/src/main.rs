@@ -11,7 +11,9 @@ use std::fs;
 use std::path::Path;
 
 use benches::rows::{self, Size};
-use benches::{capacity, cutoff, decide, questions, sink, tokens, udp, vend, verify, w1};
+use benches::{
+    capacity, connections, cutoff, decide, questions, sink, tokens, udp, vend, verify, w1,
+};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let Err(error) = storage::engine::run_child();
         return Err(error.into());
     }
-    if let Some(child) = vend::child(&args) {
+    if let Some(child) = vend::child(&args).or_else(|| connections::child(&args)) {
         return child;
     }
     let size = Size::from_environment();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::simulated::{self, Simulated};
-use crate::{memory, restart, tcp};
+use crate::{connections, memory, restart, tcp};
 
 /// A figure that a busy moment spoils is the median of so many runs.
 const RUNS: usize = 5;
@@ -44,8 +44,7 @@ impl Size {
 /// Measures a row.
 type Bench = fn(Size) -> Row;
 
-/// The rows of one node end to end, in the order in which they are measured: connections before the
-/// fleets, as what those leave free would hold the connections.
+/// The rows of one node end to end.
 const OF_A_NODE: [(&str, Bench); 8] = [
     ("tcp_gateway", tcp_gateway),
     ("memory_per_connection", per_connection),
@@ -164,11 +163,11 @@ fn per_virtual_meter(size: Size) -> Row {
 }
 
 fn per_connection(size: Size) -> Row {
-    let connections = size.of(9_000, 900);
-    let bytes = tcp::memory_per_connection(connections, &fresh("target/bench-tcp-log")?)?;
+    let count = size.of(19_000, 1_900);
+    let bytes = connections::memory(count, &fresh("target/bench-connections")?)?;
     Ok(json!({
         "name": "memory_per_connection", "value": bytes, "unit": "bytes", "limit": null,
-        "ratio": null, "must": 4096, "aim": 1024, "runs": 1, "connections": connections,
+        "ratio": null, "must": 4096, "aim": 1024, "runs": 1, "connections": count,
     }))
 }
 

@@ -310,28 +310,3 @@ fn per_s(count: u64, took: Duration) -> u64 {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
     count.saturating_mul(1_000_000) / micros
 }
-
-/// How much user memory a node takes for each idle connection, bytes: the slope from a tenth of
-/// `connections` to all of them.
-///
-/// # Errors
-/// What sockets and files say.
-pub fn memory_per_connection(connections: u32, folder: &Path) -> io::Result<f64> {
-    let node = Node::start(1, vec![registration(1, template())], connections, folder)?;
-    let mut open = Vec::with_capacity(usize::try_from(connections).expect("a count fits"));
-    let mut resident = Vec::new();
-    for step in [connections / 10, connections] {
-        while open.len() < usize::try_from(step).expect("a count fits") {
-            open.push(std::net::TcpStream::connect(node.tcp)?);
-        }
-        while u64::from(node.connections()) < u64::from(step) {
-            thread::yield_now();
-        }
-        resident.push(crate::memory::resident_bytes()?);
-    }
-    let slope = (resident[1] - resident[0]) as f64 / f64::from(connections - connections / 10);
-    drop(open);
-    node.stop();
-    std::fs::remove_dir_all(folder)?;
-    Ok(slope)
-}

@@ -1,5 +1,6 @@
 //! A debt at the counter and in the books: what the registry takes of a sale and what the books take
-//! of a top-up follow one rule, whatever is taken back and in whichever month.
+//! of a top-up follow one rule, whatever is taken back and in whichever month. So do the fees of an
+//! account that changes its plan.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 
 use meter::{
     AccountId, Ask, Block, BlockPeriod, Change, CurrencyCode, CustomerId, DayProfile,
-    DebtAgreement, Entry, LedgerKind, LocalDate, Mode, Money, MonthDay, OutboxId, PlanId, Price,
-    Season, Switch, TariffVersion, UnixSeconds,
+    DebtAgreement, Entry, LedgerKind, LocalDate, Mode, Money, MonthDay, OutboxId, PlanChange,
+    PlanId, Price, Season, Switch, TariffVersion, UnixSeconds,
 };
 use server::cli::Verify;
 use server::config::Settings;
@@ -104,6 +105,8 @@ enum Deed {
     Sell(&'static str, i64),
     Reverse(&'static str),
     TopUp(&'static str, i64),
+    /// Another plan from the midnight between the days; it has a fee of 1.
+    Plan,
 }
 
 async fn tell(registry: &Arc<Registry>, at: UnixSeconds, deed: Deed) {
@@ -132,6 +135,15 @@ async fn tell(registry: &Arc<Registry>, at: UnixSeconds, deed: Deed) {
             let new =
                 NewPurchase { key, body_hash, account: ID, paid, currency: None, at, actor: 1 };
             registry.purchase(&new).await.unwrap();
+        }
+        Deed::Plan => {
+            let currency = CurrencyCode::parse("CNY").unwrap();
+            let plan = registry.add_plan("with a fee", "", currency).await.unwrap().id;
+            let version = TariffVersion { fee: units(1), ..tariff(plan, currency) };
+            registry.add_version(&version, at).await.unwrap();
+            let midnight = UnixSeconds(NOON.0 + 43_200);
+            let change = Change::Plan(PlanChange { account: ID, plan, at: midnight });
+            registry.act(change, at, 1).await.unwrap();
         }
     }
 }
@@ -216,4 +228,25 @@ fn the_registry_and_the_books_leave_the_same_debt() {
         (second, TopUp("c", 500)),
     ];
     check(&one_after_another, 70);
+}
+
+/// Sold or topped up, before or after the midnight: registry and books know of one plan at a time.
+#[test]
+fn a_change_of_plan_takes_its_fee_from_its_day_on() {
+    use Deed::{Plan, Reverse, Sell, TopUp};
+    let (first, second) = (NOON, NEXT_DAY);
+    let deeds = [
+        (first, Plan),
+        (first, Sell("a", 50)),
+        (first, TopUp("b", 50)),
+        (second, TopUp("c", 50)),
+        (second, Sell("d", 50)),
+        (second, Sell("e", 50)),
+        (second, Reverse("e")),
+    ];
+    let (verdict, left) = verified(&deeds);
+    assert!(verdict.holds(), "{verdict}");
+    let account = verdict.replayed.tally.account(ID).unwrap();
+    assert_eq!(account.kind(LedgerKind::Fee).1, units(-2).ticks(), "of c and d: {verdict}");
+    assert_eq!(left, units(60).ticks(), "a fifth of each of a to d");
 }

@@ -397,6 +397,67 @@ async fn a_vending_point_owes_what_it_took_in() {
     assert_eq!(owed().await, "10.0000000");
 }
 
+/// A vending key that may not be used makes no token, and says why; nothing is sold, and the meter's
+/// identifiers stay.
+#[tokio::test]
+async fn a_key_at_its_end_or_limit_makes_no_token() {
+    let (node, second) = token_node().await;
+    let cases: [(u8, [&str; 2], &str, &str); 5] = [
+        (
+            3,
+            ["issued_until\":\"2036-01", "issued_until\":\"2026-09"],
+            "20",
+            "vending_key_not_active",
+        ),
+        (
+            4,
+            ["active_until\":\"2036-01", "active_until\":\"2026-09"],
+            "20",
+            "vending_key_not_active",
+        ),
+        (5, ["active_from\":\"2026", "active_from\":\"2030"], "20", "vending_key_not_active"),
+        (6, ["ken\":255", "ken\":50"], "20", "vending_key_expired"),
+        (7, ["units_max\":100000", "units_max\":30"], "30", "token_amount_too_large"),
+    ];
+    for (krn, [from, to], amount, code) in cases {
+        let key = key_body(krn).replacen(from, to, 1);
+        assert_ne!(key, key_body(krn), "{from}");
+        let reply = node.call("POST", "/v1/vending-keys", &key).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        let check = reply.json()["check_value"].as_str().unwrap().to_owned();
+        let body = format!(r#"{{"sgc":201457,"kt":2,"krn":{krn},"check_value":"{check}"}}"#);
+        let call = Call::new("POST", "/v1/vending-keys/confirmation").token(&second).json(&body);
+        assert_eq!(node.send(call).await.status, 200);
+        let settings = SETTINGS.replace("\"krn\":1", &format!("\"krn\":{krn}"));
+        let reply = node.call("PUT", "/v1/meters/1/token-settings", &settings).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let body = format!(r#"{{"amount":"{amount}"}}"#);
+        let reply = buy(&node, "k", &body).await;
+        assert_eq!(reply.code(), code, "{krn}: {reply:?}");
+        assert!(!reply.body.contains(&digits(krn)), "{reply:?}");
+        // Nor does an engineering order, where the key itself is at its end.
+        let order = r#"{"meter":1,"action":{"kind":"clear_tamper"},"reason":"x","work_order":"W"}"#;
+        let order = node.call("POST", "/v1/token-orders", order).await.json()["id"].clone();
+        if code == "vending_key_expired" {
+            let path = format!("/v1/token-orders/{order}/decision");
+            let call = Call::new("POST", &path).token(&second).json(r#"{"approve":true}"#);
+            assert_eq!(node.send(call).await.code(), code);
+            let orders = node.call("GET", "/v1/token-orders", "").await.json();
+            let last = orders["items"].as_array().unwrap().last().unwrap().clone();
+            assert_eq!(last["state"], "waiting", "nothing was decided: {last}");
+        }
+    }
+    assert_eq!(
+        node.call("GET", "/v1/accounts/1/purchases", "").await.json()["items"],
+        Value::Array(vec![])
+    );
+    assert_eq!(
+        node.call("GET", "/v1/meters/1/tokens", "").await.json()["items"],
+        Value::Array(vec![])
+    );
+    assert_eq!(node.purchases.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test]
 async fn money_is_reversed_before_delivery_only() {
     let (node, _) = token_node().await;

@@ -155,6 +155,7 @@ impl SinkTask {
         let url = target.url.clone();
         let (opened, opening) = watch::channel(None);
         let note = open::within(settings, LAST_ERROR);
+        let clock = settings.clock().source();
         let task = tokio::spawn(async move {
             let sink = match open(target, &note, &mut stop).await {
                 Ok(sink) => sink,
@@ -166,7 +167,7 @@ impl SinkTask {
                 }
             };
             opened.send_replace(Some(sink.clone()));
-            let dimensions = dimensions::run(registry, sink.clone(), stop.clone());
+            let dimensions = dimensions::run(registry, sink.clone(), clock, stop.clone());
             let failures = note_failures(sink.status(), &note, stop.clone());
             let retention = retain(&sink, stop.clone());
             let days = days::keep(&sink, &progress, every, stop.clone());

@@ -4,28 +4,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meter::{AccountId, CustomerId, MeterId, OutboxId};
+use meter::{AccountId, CustomerId, MeterId, OutboxId, UnixSeconds};
 use storage::clickhouse::{AccountRow, Collector, MeterRow, Sink};
-use storage::registry::{MeterFilter, Registry, RegistryError};
+use storage::registry::{Account, MeterFilter, Registry, RegistryError};
 use tokio::sync::watch;
 use tracing::warn;
+
+use crate::clock::Now;
 
 /// Rows read from the registry at once, and rows of a block.
 const PAGE: u32 = 10_000;
 /// Changes that come together are sent together.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a change of plan has come.
+const LOOK: Duration = Duration::from_secs(20);
 
-/// Sends the registry's meters and accounts at start and after changes, until `stop`.
-pub(crate) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Receiver<bool>) {
+/// Sends the registry's meters and accounts at start, after changes, and when a change of plan that
+/// waited has come, until `stop`.
+pub(crate) async fn run(
+    registry: Arc<Registry>,
+    sink: Sink,
+    clock: Now,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut changed = registry.watch_dimensions();
     while !*stop.borrow() {
-        let rev = *changed.borrow_and_update();
-        if let Err(error) = send(&registry, &sink, rev, &mut stop).await {
+        let (rev, now) = (*changed.borrow_and_update(), clock());
+        if let Err(error) = send(&registry, &sink, (rev, now), &mut stop).await {
             warn!(%error, "meters and accounts in ClickHouse are behind the registry");
         }
         tokio::select! {
             _ = stop.changed() => return,
             change = changed.changed() => if change.is_err() { return },
+            () = plan_changes(&registry, &clock, now) => {}
         }
         tokio::select! {
             _ = stop.changed() => return,
@@ -34,11 +45,18 @@ pub(crate) async fn run(registry: Arc<Registry>, sink: Sink, mut stop: watch::Re
     }
 }
 
-/// Sends all of it once, as version `rev`.
+/// Waits until an account has another plan than at `since`.
+async fn plan_changes(registry: &Registry, clock: &Now, since: UnixSeconds) {
+    while !matches!(registry.next_plan_change(since).await, Ok(Some(at)) if at <= clock()) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Sends all of it once, as version `rev`, as it holds at `now`.
 pub(crate) async fn send(
     registry: &Registry,
     sink: &Sink,
-    rev: OutboxId,
+    (rev, now): (OutboxId, UnixSeconds),
     stop: &mut watch::Receiver<bool>,
 ) -> Result<(), RegistryError> {
     let mut collector = Collector::new(PAGE as usize);
@@ -57,8 +75,9 @@ pub(crate) async fn send(
     loop {
         let page = registry.accounts(None, CustomerId::NONE, after, PAGE).await?;
         let Some(last) = page.last().map(|account| account.terms.account) else { break };
-        for account in page {
-            collector.account(AccountRow { terms: account.terms, rev: rev.0 });
+        for Account { mut terms, plans, .. } in page {
+            terms.plan = plans.at(now);
+            collector.account(AccountRow { terms, rev: rev.0 });
         }
         flush(&mut collector, sink, stop).await;
         after = last;

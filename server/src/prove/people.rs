@@ -5,8 +5,8 @@
 use meter::{
     AccountId, AccountTerms, Adjustment, Booking, Change, Clearance, Closing, DebtAgreement,
     DebtShare, Emergency, EventCode, FriendlyId, LedgerKind, LocalCalendar, MeterEvent, Mode,
-    ModeSwitch, Money, PlanId, Purchase, PurchaseId, Sale, SaleLine, Subject, SupplyTerms,
-    UnixSeconds,
+    ModeSwitch, Money, PlanChange, PlanId, Purchase, PurchaseId, Sale, SaleLine, Subject,
+    SupplyTerms, UnixSeconds,
 };
 
 use super::counter::{Counter, Sold};
@@ -97,10 +97,14 @@ impl Scene {
                 8 => wallet.switch(terms, at, dice),
                 9 => Some(Change::SupplyTerms(supply_terms(account, dice))),
                 _ => {
-                    if loadgen::mix(u64::from(account.0) ^ u64::from(round)).is_multiple_of(2) {
-                        wallet.move_on();
-                    }
-                    Some(Change::Account(wallet.other_terms(terms, dice)))
+                    let luck = loadgen::mix(u64::from(account.0) ^ u64::from(round));
+                    let has_moved = luck.is_multiple_of(2) && wallet.move_on();
+                    let is_dated = has_moved && luck.is_multiple_of(4);
+                    Some(if is_dated {
+                        wallet.change_plan(terms, at, dice)
+                    } else {
+                        Change::Account(wallet.other_terms(terms, dice))
+                    })
                 }
             };
             self.doings.extend(change.map(|change| (round, vec![change])));
@@ -267,10 +271,19 @@ impl Wallet {
         }
     }
 
-    /// Another plan, from the next midnight on. An account sold in kWh keeps its own.
-    fn move_on(&mut self) {
+    /// Takes another plan, if there is one. An account sold in kWh keeps its own.
+    fn move_on(&mut self) -> bool {
         let next = Scene::next_plan(self.plan).filter(|_| self.counter.is_none());
         self.plan = next.unwrap_or(self.plan);
+        next.is_some()
+    }
+
+    /// The plan of now from a midnight ahead on.
+    fn change_plan(&self, terms: &AccountTerms, at: UnixSeconds, dice: &mut Dice) -> Change {
+        let calendar = LocalCalendar::new(&terms.zone).expect("the zones are compiled in");
+        let day = later(calendar.local(at).date, 1 + dice.below(4));
+        let (account, at) = (terms.account, calendar.day_start(day));
+        Change::Plan(PlanChange { account, plan: self.plan, at })
     }
 
     /// Arrears become a debt.

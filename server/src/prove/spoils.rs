@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use loadgen::truth::{Book, Tariff};
 use meter::{
     AccountId, AlarmCode, Cause, Change, Energy, LedgerKind, LedgerRow, MeterId, Money, OrderId,
-    OrderKind, OrderReason, OrderRow, OrderState, Outcome, PlanId, PurchaseId, QuarantineReason,
-    Sale, Seq, Split, TariffVersion, TransformerId,
+    OrderKind, OrderReason, OrderRow, OrderState, Outcome, PlanChange, PlanId, PurchaseId,
+    QuarantineReason, Sale, Seq, Split, TariffVersion, TransformerId,
 };
 
 use super::check::{books, check, entries};
@@ -174,7 +174,7 @@ fn wrong_movements_are_seen() {
 fn under_the_old_plan(ended: &mut Ended) -> Option<()> {
     let mut versions: BTreeMap<PlanId, Vec<TariffVersion>> = BTreeMap::new();
     let mut plans: BTreeMap<AccountId, PlanId> = BTreeMap::new();
-    let mut left = BTreeMap::new();
+    let (mut zones, mut left) = (BTreeMap::new(), BTreeMap::new());
     for change in ended.told.iter().flat_map(|(_, changes)| changes) {
         match change {
             Change::Tariff(version) => {
@@ -182,17 +182,20 @@ fn under_the_old_plan(ended: &mut Ended) -> Option<()> {
             }
             Change::Account(terms) => {
                 let old = plans.insert(terms.account, terms.plan);
-                if let Some(old) = old.filter(|old| *old != terms.plan) {
-                    left.insert(terms.account, (old, terms.zone.clone()));
-                }
+                zones.insert(terms.account, &terms.zone);
+                left.extend(old.filter(|old| *old != terms.plan).map(|old| (terms.account, old)));
+            }
+            Change::Plan(PlanChange { account, plan, .. }) => {
+                let old = plans.insert(*account, *plan);
+                left.extend(old.filter(|old| old != plan).map(|old| (*account, old)));
             }
             _ => {}
         }
     }
     // The newest first: the change holds by then.
     ended.store.intervals.values_mut().rev().find_map(|row| {
-        let (old, zone) = left.get(&row.account)?;
-        let tariff = Tariff::new(zone, BTreeSet::new(), &versions[old]).ok()?;
+        let old = left.get(&row.account)?;
+        let tariff = Tariff::new(zones[&row.account], BTreeSet::new(), &versions[old]).ok()?;
         let cost = Money::from_ticks(tariff.plain_cost(row.start, row.energy.wh()));
         (cost != std::mem::replace(&mut row.cost, cost)).then_some(())
     })

@@ -52,7 +52,8 @@ async fn rebuild(settings: &Settings, log: &Layers, registry: &Registry) -> anyh
     // Nobody stops a rebuild but by ending the process.
     let (_going, mut stop) = watch::channel(false);
     let rev = *registry.watch_outbox().borrow();
-    dimensions::send(registry, &sink, rev, &mut stop).await?;
+    let as_of = (rev, settings.clock().now());
+    dimensions::send(registry, &sink, as_of, &mut stop).await?;
     for table in Table::ALL {
         let rows = sink.history().count(table).await?;
         say(&format!("{:<12}{rows:>14} rows", table.name()));

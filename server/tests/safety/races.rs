@@ -85,6 +85,13 @@ fn of_many_at_once_exactly_so_many_pass() {
     assert_eq!(done(&node.posts(race), &codes), 1, "a reversal or a refund");
 
     assert_eq!(node.balance(), "18.0900000", "20 − 1 − 3 × 0.30 − 0.01 + 1 − 1");
+    let days: Value =
+        serde_json::from_str(&node.call("GET", "/v1/agents/1/days", &[], "").unwrap()).unwrap();
+    let hundredths = |name: &str| {
+        let sum = |day: &Value| -> f64 { day[name].as_str().unwrap().parse().unwrap() };
+        (days.as_array().unwrap().iter().map(sum).sum::<f64>() * 100.0).round() as i64
+    };
+    assert_eq!((hundredths("paid"), hundredths("taken_back")), (2100, 291), "{days}");
     println!(
         "F22: {CALLS} at once each: 20 sales, 1 reversal, 3 refunds in parts, 1 by one report, 1 of both"
     );

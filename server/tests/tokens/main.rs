@@ -67,6 +67,77 @@ fn a_sale_sends_its_tokens_to_the_meter_once() {
     assert_eq!(meter.changes(), 1 + 3 + 3, "each token was entered once");
 }
 
+/// Orders an engineering token and lets another person approve it; the number of the order.
+fn approve(node: &Node, second: &str, action: &Value) -> u64 {
+    let order = json!({"meter": 1, "action": action, "reason": "visit", "work_order": "W1"});
+    let order = node.call("POST", "/v1/token-orders", &order)["id"].as_u64().unwrap();
+    let path = format!("/v1/token-orders/{order}/decision");
+    node.text(second, "POST", &path, "", &json!({"approve": true}));
+    order
+}
+
+/// What each token of an order came to in the meter, once all are in.
+fn order_entered(node: &Node, order: u64) -> Vec<(String, String, String)> {
+    let path = format!("/v1/token-orders?after={}&limit=1", order - 1);
+    let entries = || node.get(&path)["items"][0]["entries"].as_array().unwrap().clone();
+    wait("the meter to take the order", || {
+        let entries = entries();
+        !entries.is_empty() && entries.iter().all(|entry| entry["state"] != "waiting")
+    });
+    let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or("none").to_owned();
+    let told = |entry: &Value| (text(entry, "kind"), text(entry, "state"), text(entry, "result"));
+    entries().iter().map(told).collect()
+}
+
+#[test]
+fn an_approved_order_sends_its_tokens_to_the_meter_once() {
+    let mut node = Node::start();
+    node.register(1, "remote");
+    let fleet = node.meters(1);
+    let second = node.new_token("operator");
+    let told = |kind: &str, result: &str| (kind.to_owned(), "taken".to_owned(), result.to_owned());
+    node.buy(1, "credit", "10");
+    assert_eq!(entered(&node, "credit").len(), 1);
+    let actions = [
+        json!({"kind": "set_maximum_power_limit", "watts": 5000}),
+        json!({"kind": "clear_credit", "register": 0}),
+        json!({"kind": "set_flag", "flag": 0, "value": true}),
+    ];
+    for action in &actions {
+        let order = approve(&node, &second, action);
+        assert_eq!(order_entered(&node, order), [told("order", "accept")], "{action}");
+    }
+    // A campaign marks the meter; an order brings it the key, without a sale.
+    let campaign = json!({"name": "to 2", "from_sgc": 201_457, "from_krn": 1, "to_sgc": 201_457,
+        "to_kt": 2, "to_krn": 2});
+    node.call("POST", "/v1/campaigns", &campaign);
+    wait("the campaign", || node.get("/v1/campaigns/1")["state"] == "done");
+    let order = approve(&node, &second, &json!({"kind": "key_change"}));
+    let want =
+        [told("key_change_1_of_2", "first_key_change_token"), told("key_change_2_of_2", "accept")];
+    assert_eq!(order_entered(&node, order), want);
+    // Killed as soon as it was approved, wherever the token is then.
+    for watts in [1000, 2000] {
+        let action = json!({"kind": "set_maximum_power_limit", "watts": watts});
+        let order = approve(&node, &second, &action);
+        node.kill();
+        node.restart();
+        assert_eq!(order_entered(&node, order), [told("order", "accept")]);
+    }
+    // Of one that is refused nothing is sent.
+    let refused = json!({"meter": 1, "action": actions[1], "reason": "x", "work_order": "W2"});
+    let refused = node.call("POST", "/v1/token-orders", &refused)["id"].as_u64().unwrap();
+    let path = format!("/v1/token-orders/{refused}/decision");
+    node.text(&second, "POST", &path, "", &json!({"approve": false}));
+    let last = node.get(&format!("/v1/token-orders?after={}", refused - 1));
+    assert_eq!(last["items"][0]["entries"], json!([]), "{last}");
+    let fleet = fleet.stop();
+    let meter = &fleet.meters()[0];
+    let registers = meter.token_meter().unwrap().registers();
+    assert_eq!((registers.units, registers.power_limit_w), (0, Some(2000)));
+    assert_eq!(meter.changes(), 1 + 3 + 2 + 2, "each token was entered once");
+}
+
 #[test]
 fn a_bulk_run_that_is_killed_goes_on() {
     const ORDERS: usize = 400;
