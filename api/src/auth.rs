@@ -1,16 +1,11 @@
 //! Rights: what a route needs, what a role may. Routes are grouped by right, so that a request is
 //! refused before its body is read.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 use storage::registry::ApiRole;
 
 use crate::App;
-use crate::problem::Problem;
+use crate::problem::{Answer, Problem};
 
 /// What a route needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,34 +42,26 @@ impl Right {
     }
 }
 
-/// Lets a request through that bears a token with the right.
-pub(crate) async fn check(
-    State((app, right)): State<(Arc<App>, Right)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let token =
-        bearer(request.headers()).and_then(|secret| app.node.registry.token_by_secret(secret));
+/// Who asks, if the request bears a token with the right.
+pub(crate) fn check(app: &App, right: Right, headers: &HeaderMap) -> Answer<Caller> {
+    let token = bearer(headers).and_then(|secret| app.node.registry.token_by_secret(secret));
     let Some(token) = token else {
-        return Problem::new(
+        return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
             "no valid token came with the request",
             "send the header Authorization: Bearer TOKEN; an administrator makes tokens",
-        )
-        .into_response();
+        ));
     };
     if !right.is_held_by(token.role) {
-        return Problem::new(
+        return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "forbidden",
             format!("a token of role {} may not do this", token.role.name()),
             "use a token of another role; the role of each route is in the documentation",
-        )
-        .into_response();
+        ));
     }
-    request.extensions_mut().insert(Caller { token: token.id, role: token.role });
-    next.run(request).await
+    Ok(Caller { token: token.id, role: token.role })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

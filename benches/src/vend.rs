@@ -28,6 +28,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::w1::{cpu_s, median};
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Connections that buy.
@@ -35,19 +37,32 @@ const CONNECTIONS: u64 = 64;
 /// Accounts of each kind: of money, and with a token meter.
 const ACCOUNTS: u64 = 256;
 /// Runs of each way, in turns.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 /// What the bench found.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// Answers of the handler that only answers, a second.
-    pub answers: f64,
-    /// Purchases of money accounts, a second.
-    pub purchases: f64,
-    /// Purchases with a token, a second.
-    pub with_token: f64,
+    /// Answers of the handler that only answers.
+    pub answers: Way,
+    /// Purchases of money accounts.
+    pub purchases: Way,
+    /// Purchases with a token.
+    pub with_token: Way,
+    /// Purchases to answers, and those with a token to those without: of each round, the median.
+    pub ratios: (f64, f64),
     /// At half the rate of purchases: the 50th and 99th percentile from the planned start.
     pub latency: (Duration, Duration),
+}
+
+/// Requests of one way, the median of the rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// A second.
+    pub rate: f64,
+    /// Processor time of the server for each, µs.
+    pub server_us: f64,
+    /// Processor time of the client for each, µs.
+    pub client_us: f64,
 }
 
 /// The part of this program that a bench starts as a process: `node CONFIG TOKEN_FILE`, or
@@ -94,13 +109,13 @@ pub fn run(folder: &Path, seconds: u64) -> Result<Report, Failure> {
     }
     fs::create_dir_all(folder)?;
     let answer = free_address()?;
-    let _answer = Process::start(&["vend-answer", &answer.to_string()])?;
+    let answering = Process::start(&["vend-answer", &answer.to_string()])?;
     let node = free_address()?;
     let config = folder.join("meterd.toml");
     fs::write(&config, settings(folder, node))?;
     let token_file = folder.join("token");
     let paths = [config.display().to_string(), token_file.display().to_string()];
-    let _node = Process::start(&["vend-node", &paths[0], &paths[1]])?;
+    let serving = Process::start(&["vend-node", &paths[0], &paths[1]])?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut idle = Shop { address: answer, token: "none".to_owned() };
@@ -111,18 +126,30 @@ pub fn run(folder: &Path, seconds: u64) -> Result<Report, Failure> {
         let second = prepare(&shop).await?;
         idle.token.clone_from(&shop.token);
         drop(second);
-        let mut rates = [const { Vec::new() }; 3];
+        let mut rounds = [const { Vec::new() }; 3];
         for run in 0..RUNS {
-            for (way, rates) in rates.iter_mut().enumerate() {
-                let shop = if way == 0 { &idle } else { &shop };
+            for (way, taken) in rounds.iter_mut().enumerate() {
+                let (shop, server) = if way == 0 { (&idle, &answering) } else { (&shop, &serving) };
                 let first = if way == 2 { ACCOUNTS + 1 } else { 1 };
                 let tag = format!("r{run}w{way}");
-                rates.push(full_speed(shop, first, &tag, seconds).await?);
+                let server = server.0.id().to_string();
+                let before = [cpu_s(&server), cpu_s("self")];
+                let (count, took) = full_speed(shop, first, &tag, seconds).await?;
+                let us = |process, before| (cpu_s(process) - before) * 1e6 / count;
+                let (server_us, client_us) = (us(&server, before[0]), us("self", before[1]));
+                taken.push(Way { rate: count / took, server_us, client_us });
             }
         }
-        let [answers, purchases, with_token] = rates.map(median);
-        let latency = at_rate(&shop, purchases / 2.0, seconds.max(2)).await?;
-        Ok(Report { answers, purchases, with_token, latency })
+        let ratio =
+            |of: &[Way], to: &[Way]| median(of.iter().zip(to).map(|(of, to)| of.rate / to.rate));
+        let ratios = (ratio(&rounds[1], &rounds[0]), ratio(&rounds[2], &rounds[1]));
+        let [answers, purchases, with_token] = rounds.map(|ways| Way {
+            rate: median(ways.iter().map(|way| way.rate)),
+            server_us: median(ways.iter().map(|way| way.server_us)),
+            client_us: median(ways.iter().map(|way| way.client_us)),
+        });
+        let latency = at_rate(&shop, purchases.rate / 2.0, seconds.max(2)).await?;
+        Ok(Report { answers, purchases, with_token, ratios, latency })
     })
 }
 
@@ -330,8 +357,13 @@ async fn meters(shop: &Shop) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Every connection buys as fast as it is answered; returns purchases a second.
-async fn full_speed(shop: &Shop, first: u64, tag: &str, seconds: u64) -> Result<f64, Failure> {
+/// Every connection buys as fast as it is answered; returns the purchases, and the seconds.
+async fn full_speed(
+    shop: &Shop,
+    first: u64,
+    tag: &str,
+    seconds: u64,
+) -> Result<(f64, f64), Failure> {
     let (start, count) = (Instant::now(), Arc::new(AtomicU64::new(0)));
     let end = start + Duration::from_secs(seconds);
     let mut tasks = JoinSet::new();
@@ -354,7 +386,7 @@ async fn full_speed(shop: &Shop, first: u64, tag: &str, seconds: u64) -> Result<
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    Ok(count.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64())
+    Ok((count.load(Ordering::Relaxed) as f64, start.elapsed().as_secs_f64()))
 }
 
 /// Buys at a rate and measures from when each purchase was to begin.
@@ -392,8 +424,3 @@ async fn at_rate(shop: &Shop, rate: f64, seconds: u64) -> Result<(Duration, Dura
 }
 
 const BODY: &str = r#"{"amount":"20.00"}"#;
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
-}

@@ -455,14 +455,14 @@ pub(crate) struct Taken {
 }
 
 fn timed(run: impl FnOnce()) -> Taken {
-    let (start, cpu_s) = (Instant::now(), cpu_s());
+    let (start, cpu_s) = (Instant::now(), cpu_s("self"));
     run();
-    Taken { wall_s: start.elapsed().as_secs_f64(), cpu_s: self::cpu_s() - cpu_s }
+    Taken { wall_s: start.elapsed().as_secs_f64(), cpu_s: self::cpu_s("self") - cpu_s }
 }
 
-/// Processor time of this process so far; 0 where the system does not tell.
-fn cpu_s() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+/// Processor time of a process so far, by its number or `self`; 0 where the system does not tell.
+pub(crate) fn cpu_s(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
     // User and system time in hundredths: the 14th and 15th field, 12th and 13th after the name.
     let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());

@@ -581,7 +581,8 @@ fn a_change_of_plan_may_be_taken_back_before_its_midnight() {
 #[test]
 fn a_dated_change_of_plan_waits_and_is_replaced_or_taken_back() {
     // Changes told on the first day: plan, midnight. Then what a kilowatt-hour costs each day.
-    let cases: [(&[(u32, u32)], [i64; 3]); 6] = [
+    type Told = &'static [(u32, u32)];
+    let cases: [(Told, [i64; 3]); 6] = [
         (&[(2, 192)], [5000, 5000, 7000]),
         (&[(2, 96)], [5000, 7000, 7000]),
         (&[(2, 96), (1, 96)], [5000, 5000, 5000]),

@@ -151,10 +151,7 @@ impl Money {
     /// The amount with all seven decimals, as the API carries it: `-12.3400000`.
     #[must_use]
     pub fn to_decimal(self) -> String {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let ticks = self.0.unsigned_abs();
-        let unit = Self::TICKS_PER_UNIT.unsigned_abs();
-        format!("{sign}{}.{:07}", ticks.div_euclid(unit), ticks.rem_euclid(unit))
+        show_fixed(self.0, 7)
     }
 
     /// Reads a decimal amount of at most seven decimals: `12`, `12.34`, `-0.0000001`.
@@ -178,11 +175,32 @@ impl Price {
     /// The price per kWh with all four decimals.
     #[must_use]
     pub fn to_decimal(self) -> String {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let e4 = self.0.unsigned_abs();
-        format!("{sign}{}.{:04}", e4.div_euclid(10_000), e4.rem_euclid(10_000))
+        show_fixed(self.0, 4)
     }
 }
+
+/// A count of units of 10^-`decimals` as a decimal number with all its decimals.
+fn show_fixed(value: i64, decimals: usize) -> String {
+    let mut left = value.unsigned_abs();
+    // The last digit first.
+    let mut text = Vec::with_capacity(LONGEST);
+    while left > 0 || text.len() <= decimals.saturating_add(1) {
+        if text.len() == decimals {
+            text.push(b'.');
+        }
+        let digit = u8::try_from(left % 10).expect("a digit is less than 10");
+        text.push(b'0'.saturating_add(digit));
+        left /= 10;
+    }
+    if value < 0 {
+        text.push(b'-');
+    }
+    text.reverse();
+    String::from_utf8(text).expect("digits, a point and a sign are ASCII")
+}
+
+/// Characters of the longest: 19 digits, a point and a sign.
+const LONGEST: usize = 21;
 
 /// Reads `text` as a decimal number and counts it in units of 10^-`decimals`.
 fn parse_fixed(text: &str, decimals: u32) -> Result<i64, QuantityError> {

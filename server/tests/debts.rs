@@ -125,7 +125,9 @@ async fn tell(registry: &Arc<Registry>, at: UnixSeconds, deed: Deed) {
                 at,
                 actor: 1,
             };
-            registry.sell(vec![sale], Arc::new(NoTokens)).await.unwrap().remove(0).unwrap();
+            let turn = registry.turn_to_sell().await.unwrap();
+            let sold = registry.sell(turn, vec![sale], Arc::new(NoTokens)).await;
+            sold.unwrap().remove(0).unwrap();
         }
         Deed::Reverse(key) => {
             registry.reverse_sale(key, "a mistake", 1, at).await.unwrap();

@@ -146,7 +146,8 @@ fn sale(key: &str, cents: i64) -> NewSale {
 }
 
 async fn sell(registry: &Arc<Registry>, new: &[NewSale]) -> Vec<Result<SaleRow, Refusal>> {
-    registry.sell(new.to_vec(), Arc::new(Numbers)).await.unwrap()
+    let turn = registry.turn_to_sell().await.unwrap();
+    registry.sell(turn, new.to_vec(), Arc::new(Numbers)).await.unwrap()
 }
 
 fn as_command(token: &SoldToken) -> Command {
@@ -182,9 +183,9 @@ async fn a_sale_that_dies_anywhere_is_sold_once() {
     for round in 0..40 {
         let polls = round % 4;
         let new = [sale(&format!("k{round}"), 100)];
-        let work = Box::pin(registry.sell(new.to_vec(), Arc::new(Numbers)));
+        let work = Box::pin(sell(&registry, &new));
         let seen = Dies { work, polls_left: polls }.await;
-        let seen = seen.map(|rows| rows.unwrap().remove(0).unwrap());
+        let seen = seen.map(|mut rows| rows.remove(0).unwrap());
         if seen.is_some() {
             lived += 1
         } else {
@@ -234,7 +235,11 @@ async fn a_batch_that_breaks_leaves_no_trace() {
     for tokens in 0..4 {
         let (registry, new) = (Arc::clone(&registry), new.clone());
         let issuer = Arc::new(Breaks(AtomicU32::new(tokens)));
-        let sold = tokio::spawn(async move { registry.sell(new, issuer).await.map(drop) }).await;
+        let sell = async move {
+            let turn = registry.turn_to_sell().await.unwrap();
+            registry.sell(turn, new, issuer).await.map(drop)
+        };
+        let sold = tokio::spawn(sell).await;
         assert!(sold.unwrap_err().is_panic(), "tokens={tokens}");
     }
     assert_eq!(registry.ids().await.unwrap(), before);

@@ -30,9 +30,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
 use meter::{OutboxId, UnixSeconds};
 use utoipa::openapi::OpenApi;
@@ -128,15 +128,11 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     let mut router = Router::new();
     for (index, (right, routes)) in groups().into_iter().enumerate() {
-        let mut group: Router<Arc<App>> = routes.into();
-        if let Some(right) = right {
-            let state = (Arc::clone(app), right);
-            group = group.route_layer(from_fn_with_state(state, auth::check));
-        }
+        let group: Router<Arc<App>> = routes.into();
         // Imports, the sixth group, take longer than anything else.
         let time = if index == 5 { app.config.import_s_max } else { app.config.request_s_max };
-        group = group.route_layer(from_fn_with_state(seconds(time), time_limit));
-        router = router.merge(group);
+        let guard = Arc::new(Guard { app: Arc::clone(app), right, time: seconds(time) });
+        router = router.merge(group.route_layer(from_fn_with_state(guard, guarded)));
     }
     let docs = Router::new()
         .route("/openapi.json", get(document::openapi))
@@ -149,44 +145,56 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .merge(docs)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(from_fn(security_headers))
 }
 
-/// Ends a request that takes too long.
-async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(
+/// What stands before a group of routes.
+struct Guard {
+    app: Arc<App>,
+    right: Option<Right>,
+    time: Duration,
+}
+
+/// Lets those through who hold the right, and ends a request that takes too long.
+async fn guarded(
+    State(guard): State<Arc<Guard>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if let Some(right) = guard.right {
+        let caller = auth::check(&guard.app, right, request.headers())?;
+        request.extensions_mut().insert(caller);
+    }
+    let answered = tokio::time::timeout(guard.time, next.run(request)).await;
+    answered.map_err(|_| {
+        Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "timeout",
-            format!("the request took longer than {} s", limit.as_secs()),
+            format!("the request took longer than {} s", guard.time.as_secs()),
             "a change may be recorded all the same: read the state, or repeat with the same key",
         )
-        .into_response(),
-    }
+    })
 }
 
-/// Headers that tell a browser to do nothing on its own. No CORS header: other sites may not read.
-async fn security_headers(request: Request, next: Next) -> Response {
-    let is_docs = request.uri().path().starts_with("/docs");
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
+/// Adds what every answer has: headers that tell a browser to do nothing on its own. No CORS header:
+/// other sites may not read.
+pub(crate) fn secure(is_docs: bool, headers: &mut HeaderMap) {
     let policy = if is_docs {
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
          frame-ancestors 'none'"
     } else {
         "default-src 'none'; frame-ancestors 'none'"
     };
-    for (name, value) in [
+    let secure = [
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-    ] {
+    ];
+    headers.reserve(secure.len());
+    for (name, value) in secure {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    response
 }
 
 async fn no_route(request: Request) -> Problem {

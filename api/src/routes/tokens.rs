@@ -103,7 +103,8 @@ struct TokenSettingsView {
 /// A token that a meter was given.
 #[derive(Debug, Serialize, ToSchema)]
 struct IssuedView {
-    id: u64,
+    /// Its number among the meter's tokens, from 1.
+    number: u64,
     /// The sale it belongs to, if any.
     sale: Option<u64>,
     kind: String,
@@ -396,7 +397,7 @@ async fn list_issued(
     let is_shown = Right::Sell.is_held_by(caller.role);
     let rows = app.node.registry.issued_tokens(MeterId(id), after, limit + 1).await?;
     let view = |row: IssuedToken| IssuedView {
-        id: row.id,
+        number: row.number,
         sale: (row.sale != 0).then_some(row.sale),
         kind: row.token.kind,
         digits: shown(&row.token.digits, is_shown),
@@ -404,7 +405,7 @@ async fn list_issued(
         base_year: row.token.base_year,
         at: Instant(row.at),
     };
-    Ok(Json(Page::of(rows, limit, |row: &IssuedToken| row.id.to_string(), view)))
+    Ok(Json(Page::of(rows, limit, |row: &IssuedToken| row.number.to_string(), view)))
 }
 
 /// Token meters by base year, algorithm and key: what a rollover or key change still has to do.

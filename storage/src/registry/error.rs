@@ -70,6 +70,13 @@ pub enum RegistryError {
     /// As [`RegistryError::Database`], to the till.
     #[error("registry does not answer the till")]
     Till(#[from] rusqlite::Error),
+    /// The disk did not take what was written. Whether it lies there is not known, so nothing more
+    /// is written on top of it.
+    #[error(
+        "the disk refused to keep what was written to the registry; look after the disk, then start \
+         the node again: nothing is changed or sold until then"
+    )]
+    NotDurable(#[source] Option<std::io::Error>),
 }
 
 /// Why the master key cannot be used.

@@ -42,6 +42,7 @@ mod token_meter;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -78,6 +79,7 @@ pub use till::{IssuedTokens, SALES_MAX, TokenIssuer, TokenOrder};
 pub use token::{ApiRole, ApiToken, NewToken};
 pub use token_meter::{CensusRow, Issue, IssuedToken, KeySetting, TokenMeter, TokenOrderRow};
 
+use drawer::Wal;
 use master::MasterKey;
 use outbox::Fresh;
 use till::Desk;
@@ -122,11 +124,19 @@ pub struct Registry {
     fresh: Mutex<Fresh>,
     dimensions: watch::Sender<OutboxId>,
     desk: Mutex<Desk>,
+    /// Makes durable what the till wrote.
+    wal: Wal,
+    /// A sync failed: nobody writes any more.
+    is_broken: AtomicBool,
     devices: watch::Sender<DeviceRev>,
     commands: watch::Sender<u64>,
     /// Held by the import under way.
     imports: tokio::sync::Mutex<()>,
 }
+
+/// The right to write: one has it at a time, who waits gets it in order.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held, and let go by its end")] OwnedMutexGuard<()>);
 
 /// The steps from an empty file to this version's tables. A step is never changed once released.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -187,6 +197,9 @@ impl Registry {
             .max_connections(config.readers.max(1));
         let readers = readers.connect_with(options.read_only(true)).await.map_err(open_error)?;
         let master = unlock(config, &writer).await?;
+        // What a killed process had written may lie in the system's memory only.
+        let wal = Wal::open(&config.path).and_then(|wal| wal.sync().map(|()| wal));
+        let wal = wal.map_err(|error| open_error(error.into()))?;
         let newest = OutboxId(last_of(&readers, "outbox").await?);
         let registry = Self {
             tokens: RwLock::new(Arc::new(token::load(&readers).await?)),
@@ -194,6 +207,8 @@ impl Registry {
             fresh: Mutex::default(),
             dimensions: watch::Sender::new(newest),
             desk: Mutex::new(Desk::open(&config.path)?),
+            wal,
+            is_broken: AtomicBool::new(false),
             turns: Arc::default(),
             devices: watch::Sender::new(DeviceRev(last_of(&readers, "device_rev").await?)),
             commands: watch::Sender::new(0),
@@ -226,14 +241,32 @@ impl Registry {
 
     /// Closes the pools, once nobody writes; what was committed is in the file.
     pub async fn close(&self) {
-        let _turn = self.turn().await;
+        // Also after a failed sync.
+        let _turn = self.turns.lock().await;
         self.readers.close().await;
         self.writer.close().await;
     }
 
     /// Waits for one's turn to write.
-    async fn turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.turns).lock_owned().await
+    ///
+    /// # Errors
+    /// [`RegistryError::NotDurable`] once the disk has refused what was written.
+    async fn turn(&self) -> Result<Turn, RegistryError> {
+        let turn = Arc::clone(&self.turns).lock_owned().await;
+        // Relaxed: the lock orders it after the sync of whoever failed in his turn, and one that
+        // fails after it is known a turn later at most.
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(RegistryError::NotDurable(None));
+        }
+        Ok(Turn(turn))
+    }
+
+    /// Makes durable what was committed before.
+    fn sync(&self) -> Result<(), RegistryError> {
+        self.wal.sync().map_err(|error| {
+            self.is_broken.store(true, Ordering::Relaxed);
+            RegistryError::NotDurable(Some(error))
+        })
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -294,6 +327,24 @@ fn check_version(number: i64) -> Result<(), RegistryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_writes_after_a_failed_sync() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        let config =
+            Config { path: path("registry.db"), master_key_path: path("master.key"), readers: 1 };
+        let mut registry = Registry::open(&config).await.unwrap();
+        registry.add_customer("C-1", "One", "").await.unwrap();
+        // Not a file that can be synced.
+        registry.wal = Wal::of(std::fs::File::open("/dev/null").unwrap());
+        assert!(matches!(registry.sync(), Err(RegistryError::NotDurable(Some(_)))));
+        let turn = registry.turn_to_sell().await;
+        assert!(matches!(turn, Err(RegistryError::NotDurable(None))));
+        let made = registry.add_customer("C-2", "Two", "").await;
+        assert!(matches!(made, Err(RegistryError::NotDurable(None))), "{made:?}");
+        registry.close().await;
+    }
 
     #[test]
     fn old_sqlite_is_refused() {

@@ -64,14 +64,25 @@ impl Fresh {
 }
 
 impl Registry {
-    /// Tells the relay of rows just committed, up to `newest`.
+    /// Tells the relay of rows that are durable, up to `newest`.
     pub(super) fn hand_over(&self, rows: Fresh, newest: OutboxId) {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         for (row, characters) in rows.rows {
             fresh.push(row, characters);
         }
         drop(fresh);
-        self.outbox.send_replace(newest);
+        // A later commit may have been told of first: it made this one durable too.
+        self.outbox.send_if_modified(|told| {
+            let is_newer = *told < newest;
+            *told = newest.max(*told);
+            is_newer
+        });
+    }
+
+    /// Waits until a row of the outbox is durable, and with it what was committed before.
+    pub(super) async fn durable(&self, row: OutboxId) {
+        // Whoever tells of it ends only with the registry.
+        self.outbox.subscribe().wait_for(|newest| *newest >= row).await.ok();
     }
 
     fn handed_over(&self, after: OutboxId, limit: u32) -> Vec<OutboxRow> {
@@ -89,7 +100,9 @@ impl Registry {
         after: OutboxId,
         limit: u32,
     ) -> Result<Vec<OutboxRow>, RegistryError> {
-        if *self.outbox.borrow() <= after {
+        // What is behind it is not durable yet.
+        let newest = *self.outbox.borrow();
+        if newest <= after {
             return Ok(Vec::new());
         }
         let fresh = self.handed_over(after, limit);
@@ -99,12 +112,13 @@ impl Registry {
         let rows = sqlx::query(
             "SELECT id, payload FROM (SELECT id, payload, \
              sum(length(payload)) OVER (ORDER BY id) - length(payload) AS ahead FROM \
-             (SELECT id, payload FROM outbox WHERE sent = 0 AND id > $1 ORDER BY id LIMIT $2)) \
-             WHERE ahead < $3 ORDER BY id",
+             (SELECT id, payload FROM outbox WHERE sent = 0 AND id > $1 AND id <= $4 \
+             ORDER BY id LIMIT $2)) WHERE ahead < $3 ORDER BY id",
         )
         .bind(to_i64(after.0)?)
         .bind(i64::from(limit))
         .bind(PAYLOAD_MAX as i64)
+        .bind(to_i64(newest.0)?)
         .fetch_all(&self.readers)
         .await?;
         rows.iter()
@@ -132,7 +146,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] when the database does not answer.
     pub async fn mark_sent(&self, through: OutboxId) -> Result<(), RegistryError> {
-        let _turn = self.turn().await;
+        let _turn = self.turn().await?;
         sqlx::query("UPDATE outbox SET sent = 1, payload = '' WHERE sent = 0 AND id <= $1")
             .bind(to_i64(through.0)?)
             .execute(&self.writer)

@@ -8,7 +8,7 @@ use super::agent::PUT_DEBT;
 use super::drawer::Writing;
 use super::sale::{NewSale, SaleRow, SoldToken};
 use super::shelf::{AccountState, AgentState};
-use super::token_meter::{PUT_TOKEN_METER, TokenMeter};
+use super::token_meter::{INSERT_TOKEN, PUT_TOKEN_METER, TokenMeter};
 
 /// Writes a sale and its tokens.
 pub(super) fn write_sale(
@@ -42,8 +42,7 @@ pub(super) fn write_sale(
     for token in &row.tokens {
         let SoldToken { kind, digits, tid, base_year } = token;
         write.run(
-            "INSERT INTO issued_token (meter, sale, kind, base_year, tid, digits, actor, at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            INSERT_TOKEN,
             params![
                 meter,
                 row.id.0.cast_signed(),
@@ -93,11 +92,13 @@ pub(super) fn write_account(
         )?;
     }
     for period in &account.bought_changed {
-        write.run(
-            "INSERT INTO energy_bought (account, period, wh) VALUES ($1, $2, $3) \
-             ON CONFLICT (account, period) DO UPDATE SET wh = excluded.wh",
-            (id, period, account.bought[period].cast_signed()),
-        )?;
+        // But for the first sale of a period the row is there: an update is half the work.
+        let bought = (account.bought[period].cast_signed(), id, period);
+        let update = "UPDATE energy_bought SET wh = $1 WHERE account = $2 AND period = $3";
+        if write.run(update, bought)? == 0 {
+            let insert = "INSERT INTO energy_bought (wh, account, period) VALUES ($1, $2, $3)";
+            write.run(insert, bought)?;
+        }
     }
     if account.debt_changed
         && let Some(debt) = &account.debt
@@ -118,7 +119,8 @@ pub(super) fn write_agent(write: &Writing<'_>, agent: &AgentState) -> Result<(),
             (agent.id, day, sales, paid),
         )?;
     }
-    write.run("UPDATE agent SET owed = $1 WHERE id = $2", (agent.owed.ticks(), agent.id))
+    write.run("UPDATE agent SET owed = $1 WHERE id = $2", (agent.owed.ticks(), agent.id))?;
+    Ok(())
 }
 
 /// JSON of a value of ours.

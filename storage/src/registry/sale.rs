@@ -164,7 +164,9 @@ impl Registry {
     /// [`Refusal::NotFound`].
     pub async fn sale_by_key(&self, key: &str) -> Result<SaleRow, RegistryError> {
         let row = by_key(&self.readers, SALE_COLUMNS, key).await?;
-        sale_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)
+        let sale = sale_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)?;
+        self.durable(sale.outbox).await;
+        Ok(sale)
     }
 
     /// Sales of an account after `after`, by id.
@@ -177,7 +179,12 @@ impl Registry {
         after: PurchaseId,
         limit: u32,
     ) -> Result<Vec<SaleRow>, RegistryError> {
-        of_account(&self.readers, SALE_COLUMNS, (account, after.0, limit), sale_of).await
+        let page = (account, after.0, limit);
+        let sales = of_account(&self.readers, SALE_COLUMNS, page, sale_of).await?;
+        if let Some(sale) = sales.last() {
+            self.durable(sale.outbox).await;
+        }
+        Ok(sales)
     }
 
     /// Counts a further copy of a receipt. The tokens are the stored ones: a second token would

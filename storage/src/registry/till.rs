@@ -28,7 +28,7 @@ use super::sale::{NewSale, SALE_COLUMNS, SaleKind, SaleRow, SaleState, SoldToken
 use super::shelf::{Periods, Shelf, calendar};
 use super::token_meter::TokenMeter;
 use super::write::{INSERT_OUTBOX, payload_of};
-use super::{OutboxRow, Refusal, Registry, RegistryError};
+use super::{OutboxRow, Refusal, Registry, RegistryError, Turn};
 
 /// Sales of one transaction at most.
 pub const SALES_MAX: usize = 256;
@@ -72,6 +72,18 @@ pub struct IssuedTokens {
 pub(super) struct Desk {
     drawer: Drawer,
     shelf: Shelf,
+}
+
+/// What becomes of each sale of a batch.
+type Answers = Vec<Result<SaleRow, Refusal>>;
+
+/// What is told of a batch once it is durable.
+struct Told {
+    row: OutboxRow,
+    /// Characters of its payload.
+    length: usize,
+    /// Some of its tokens go to the meter by themselves.
+    has_remote: bool,
 }
 
 /// Sales that share a transaction.
@@ -118,31 +130,50 @@ impl Registry {
         .await
     }
 
-    /// Sells: all of `new` in one transaction, each with its own answer. A key that is known gets
-    /// the sale it named. Once begun it goes on, whether or not anyone waits for the answer.
+    /// Waits for one's turn to sell. More sales may be gathered meanwhile.
     ///
     /// # Errors
-    /// [`RegistryError`] when nothing was written; the answers have the [`Refusal`]s.
+    /// [`RegistryError::NotDurable`].
+    pub async fn turn_to_sell(&self) -> Result<Turn, RegistryError> {
+        self.turn().await
+    }
+
+    /// Sells: all of `new` in one transaction, each with its own answer. A key that is known gets
+    /// the sale it named. Once begun it goes on, whether or not anyone waits for the answer. The
+    /// turn ends when the tables have the sales: the next have theirs while the disk gets these.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when nothing was sold, or nobody knows; the answers have the [`Refusal`]s.
     pub async fn sell(
         self: &Arc<Self>,
+        turn: Turn,
         new: Vec<NewSale>,
         issuer: Arc<dyn TokenIssuer>,
-    ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
-        let turn = self.turn().await;
+    ) -> Result<Answers, RegistryError> {
         let registry = Arc::clone(self);
         blocking(move || {
-            let sold = registry.sell_now(&new, &*issuer);
+            let (answers, told) = registry.sell_now(&new, &*issuer)?;
             drop(turn);
-            sold
+            if let Some(Told { row, length, has_remote }) = told {
+                registry.sync()?;
+                let (mut fresh, id) = (Fresh::default(), row.id);
+                fresh.push(row, length);
+                registry.hand_over(fresh, id);
+                if has_remote {
+                    registry.commands.send_modify(|turn| *turn += 1);
+                }
+            }
+            Ok(answers)
         })
         .await
     }
 
+    /// Brings sales into the tables.
     fn sell_now(
         &self,
         new: &[NewSale],
         issuer: &dyn TokenIssuer,
-    ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
+    ) -> Result<(Answers, Option<Told>), RegistryError> {
         let mut desk = self.desk();
         let Desk { drawer, shelf } = &mut *desk;
         let write = drawer.begin()?;
@@ -150,22 +181,18 @@ impl Registry {
         let mut batch = Batch::load(write.sql(), std::mem::take(shelf), new)?;
         let answers: Vec<_> =
             new.iter().enumerate().map(|(index, sale)| batch.sell(index, sale, issuer)).collect();
+        let mut told = None;
         if !batch.sold.is_empty() {
             let (row, length) = batch.write(&write, new)?;
             write.commit()?;
             batch.shelf.settle(&batch.touched());
-            let (mut fresh, id) = (Fresh::default(), row.id);
-            fresh.push(row, length);
-            self.hand_over(fresh, id);
-            if batch.remote().next().is_some() {
-                self.commands.send_modify(|turn| *turn += 1);
-            }
+            told = Some(Told { row, length, has_remote: batch.remote().next().is_some() });
         }
         let answers =
             answers.into_iter().zip(new).map(|(answer, new)| answer.map(|()| batch.row(new)));
         let answers = answers.collect();
         *shelf = batch.shelf;
-        Ok(answers)
+        Ok((answers, told))
     }
 }
 

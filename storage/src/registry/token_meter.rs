@@ -57,8 +57,8 @@ pub struct TokenMeter {
 /// A token that a meter was given.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IssuedToken {
-    /// The id, ascending.
-    pub id: u64,
+    /// Its number among the meter's tokens, from 1.
+    pub number: u64,
     /// The sale it belongs to, or 0.
     pub sale: u64,
     /// The token.
@@ -117,9 +117,14 @@ pub struct CensusRow {
 
 /// The last identifier is that of the last token, so that there is nothing to keep in step.
 pub(super) const METER_COLUMNS: &str = "SELECT meter, pan, scheme, ea, sgc, kt, krn, ti, ken, \
-     base_year, to_sgc, to_kt, to_krn, to_ti, (SELECT MAX(tid) FROM issued_token i \
+     base_year, to_sgc, to_kt, to_krn, to_ti, (SELECT tid FROM meter_token i \
      WHERE i.meter = token_meter.meter AND i.base_year = token_meter.base_year \
-     AND i.tid IS NOT NULL), entry FROM token_meter ";
+     AND i.tid IS NOT NULL ORDER BY number DESC LIMIT 1), entry FROM token_meter ";
+
+/// Its values are meter, sale, kind, base year, identifier, digits, who asked and when.
+pub(super) const INSERT_TOKEN: &str = "INSERT INTO meter_token (meter, number, sale, kind, \
+     base_year, tid, digits, actor, at) VALUES ($1, (SELECT COALESCE(MAX(number), 0) + 1 \
+     FROM meter_token WHERE meter = $1), $2, $3, $4, $5, $6, $7, $8)";
 
 /// Its values are meter, pan, scheme, entry and [`TokenMeter::numbers`].
 pub(super) const PUT_TOKEN_METER: &str = "INSERT INTO token_meter (meter, pan, scheme, entry, ea, \
@@ -189,7 +194,7 @@ impl Registry {
         token_meter_of(&row.ok_or_else(|| Refusal::not_found("token meter", meter))?)
     }
 
-    /// Tokens that a meter was given after `after`, by id.
+    /// Tokens that a meter was given after `after`, by number.
     ///
     /// # Errors
     /// [`RegistryError`] when the database does not answer.
@@ -200,8 +205,8 @@ impl Registry {
         limit: u32,
     ) -> Result<Vec<IssuedToken>, RegistryError> {
         sqlx::query(
-            "SELECT id, sale, kind, digits, tid, base_year, actor, at FROM issued_token \
-             WHERE meter = $1 AND id > $2 ORDER BY id LIMIT $3",
+            "SELECT number, sale, kind, digits, tid, base_year, actor, at FROM meter_token \
+             WHERE meter = $1 AND number > $2 ORDER BY number LIMIT $3",
         )
         .bind(i64::from(meter.0))
         .bind(to_i64(after)?)
@@ -219,7 +224,7 @@ impl Registry {
                 base_year: u16_of(row, 5)?,
             };
             Ok(IssuedToken {
-                id: to_u64(row.try_get(0)?)?,
+                number: to_u64(row.try_get(0)?)?,
                 sale: to_u64(sale.unwrap_or_default())?,
                 token,
                 actor: u32_of(row, 6)?,
@@ -399,19 +404,10 @@ impl Write<'_> {
         actor: u32,
         now: UnixSeconds,
     ) -> Result<(), RegistryError> {
-        sqlx::query(
-            "INSERT INTO issued_token (meter, sale, kind, base_year, tid, digits, actor, at) \
-             VALUES ($1, NULL, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(nullable(meter.0))
-        .bind(&token.kind)
-        .bind(i64::from(token.base_year))
-        .bind(token.tid.map(i64::from))
-        .bind(&token.digits)
-        .bind(i64::from(actor))
-        .bind(i64::from(now.0))
-        .execute(self.sql())
-        .await?;
+        let query = sqlx::query(INSERT_TOKEN).bind(nullable(meter.0)).bind(None::<i64>);
+        let query = query.bind(&token.kind).bind(i64::from(token.base_year));
+        let query = query.bind(token.tid.map(i64::from)).bind(&token.digits);
+        query.bind(i64::from(actor)).bind(i64::from(now.0)).execute(self.sql()).await?;
         Ok(())
     }
 }

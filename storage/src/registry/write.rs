@@ -2,18 +2,16 @@
 
 use meter::{Change, OutboxId};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
-use tokio::sync::OwnedMutexGuard;
 
 use super::outbox::Fresh;
 use super::row::{to_i64, to_u64};
-use super::{DeviceRev, OutboxRow, Registry, RegistryError};
+use super::{DeviceRev, OutboxRow, Registry, RegistryError, Turn};
 
 /// Changes that one outbox row holds at most.
 pub(super) const CHANGES_MAX: usize = 1000;
 
 /// Takes ids of a kind: how many, and the kind. The answer is the last.
-pub(super) const ADVANCE: &str =
-    "UPDATE counter SET last = last + $1 WHERE name = $2 RETURNING last";
+const ADVANCE: &str = "UPDATE counter SET last = last + $1 WHERE name = $2 RETURNING last";
 
 /// Its values are the id and the changes.
 pub(super) const INSERT_OUTBOX: &str = "INSERT INTO outbox (id, payload, sent) VALUES ($1, $2, 0)";
@@ -21,7 +19,7 @@ pub(super) const INSERT_OUTBOX: &str = "INSERT INTO outbox (id, payload, sent) V
 /// A transaction under the one writer. Dropped without [`Write::commit`], it leaves no trace.
 pub(super) struct Write<'r> {
     registry: &'r Registry,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
     tx: Transaction<'static, Sqlite>,
     changes: Vec<Change>,
     last_outbox: Option<OutboxId>,
@@ -33,7 +31,7 @@ pub(super) struct Write<'r> {
 impl Registry {
     /// Begins to write; waits for the writer before. What the till remembers may change with it.
     pub(super) async fn write(&self) -> Result<Write<'_>, RegistryError> {
-        let turn = self.turn().await;
+        let turn = self.turn().await?;
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         self.desk().forget();
         Ok(Write {
