@@ -253,9 +253,7 @@ impl Registry {
     /// [`RegistryError::NotDurable`] once the disk has refused what was written.
     async fn turn(&self) -> Result<Turn, RegistryError> {
         let turn = Arc::clone(&self.turns).lock_owned().await;
-        // Relaxed: the lock orders it after the sync of whoever failed in his turn, and one that
-        // fails after it is known a turn later at most.
-        if self.is_broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             return Err(RegistryError::NotDurable(None));
         }
         Ok(Turn(turn))
@@ -264,9 +262,16 @@ impl Registry {
     /// Makes durable what was committed before.
     fn sync(&self) -> Result<(), RegistryError> {
         self.wal.sync().map_err(|error| {
-            self.is_broken.store(true, Ordering::Relaxed);
+            self.is_broken.store(true, Ordering::Release);
+            // Those who wait for it learn that it does not come.
+            self.outbox.send_modify(|_| {});
             RegistryError::NotDurable(Some(error))
         })
+    }
+
+    /// Whether the disk has refused what was written.
+    fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -343,6 +348,8 @@ mod tests {
         assert!(matches!(turn, Err(RegistryError::NotDurable(None))));
         let made = registry.add_customer("C-2", "Two", "").await;
         assert!(matches!(made, Err(RegistryError::NotDurable(None))), "{made:?}");
+        let sale = registry.durable(OutboxId(1)).await;
+        assert!(matches!(sale, Err(RegistryError::NotDurable(None))), "{sale:?}");
         registry.close().await;
     }
 

@@ -80,9 +80,15 @@ impl Registry {
     }
 
     /// Waits until a row of the outbox is durable, and with it what was committed before.
-    pub(super) async fn durable(&self, row: OutboxId) {
-        // Whoever tells of it ends only with the registry.
-        self.outbox.subscribe().wait_for(|newest| *newest >= row).await.ok();
+    ///
+    /// # Errors
+    /// [`RegistryError::NotDurable`] when the disk has refused it.
+    pub(super) async fn durable(&self, row: OutboxId) -> Result<(), RegistryError> {
+        let mut newest = self.outbox.subscribe();
+        // A sync that fails wakes those who wait.
+        let told = newest.wait_for(|newest| *newest >= row || self.is_broken()).await;
+        let is_durable = told.is_ok_and(|newest| *newest >= row);
+        if is_durable { Ok(()) } else { Err(RegistryError::NotDurable(None)) }
     }
 
     fn handed_over(&self, after: OutboxId, limit: u32) -> Vec<OutboxRow> {

@@ -165,7 +165,7 @@ impl Registry {
     pub async fn sale_by_key(&self, key: &str) -> Result<SaleRow, RegistryError> {
         let row = by_key(&self.readers, SALE_COLUMNS, key).await?;
         let sale = sale_of(&row.ok_or_else(|| Refusal::not_found("purchase", key))?)?;
-        self.durable(sale.outbox).await;
+        self.durable(sale.outbox).await?;
         Ok(sale)
     }
 
@@ -182,7 +182,7 @@ impl Registry {
         let page = (account, after.0, limit);
         let sales = of_account(&self.readers, SALE_COLUMNS, page, sale_of).await?;
         if let Some(sale) = sales.last() {
-            self.durable(sale.outbox).await;
+            self.durable(sale.outbox).await?;
         }
         Ok(sales)
     }
