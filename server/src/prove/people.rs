@@ -98,13 +98,15 @@ impl Scene {
                 9 => Some(Change::SupplyTerms(supply_terms(account, dice))),
                 _ => {
                     let luck = loadgen::mix(u64::from(account.0) ^ u64::from(round));
+                    let before = wallet.plan;
                     let has_moved = luck.is_multiple_of(2) && wallet.move_on();
-                    let is_dated = has_moved && luck.is_multiple_of(4);
-                    Some(if is_dated {
-                        wallet.change_plan(terms, at, dice)
-                    } else {
-                        Change::Account(wallet.other_terms(terms, dice))
-                    })
+                    let mut other = wallet.other_terms(terms, dice);
+                    if has_moved && luck.is_multiple_of(4) {
+                        other.plan = before;
+                        let dated = wallet.change_plan(terms, at, luck);
+                        self.doings.push((round, vec![dated]));
+                    }
+                    Some(Change::Account(other))
                 }
             };
             self.doings.extend(change.map(|change| (round, vec![change])));
@@ -279,9 +281,9 @@ impl Wallet {
     }
 
     /// The plan of now from a midnight ahead on.
-    fn change_plan(&self, terms: &AccountTerms, at: UnixSeconds, dice: &mut Dice) -> Change {
+    fn change_plan(&self, terms: &AccountTerms, at: UnixSeconds, luck: u64) -> Change {
         let calendar = LocalCalendar::new(&terms.zone).expect("the zones are compiled in");
-        let day = later(calendar.local(at).date, 1 + dice.below(4));
+        let day = later(calendar.local(at).date, 1 + luck / 4 % 4);
         let (account, at) = (terms.account, calendar.day_start(day));
         Change::Plan(PlanChange { account, plan: self.plan, at })
     }
