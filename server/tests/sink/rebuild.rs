@@ -136,7 +136,10 @@ impl Place {
              FROM intervals FINAL) AND (SELECT sum(amount_ticks) FROM account_days FINAL) = \
              (SELECT sum(amount_ticks) FROM ledger FINAL) AND (SELECT sum(accepted + quarantined) \
              FROM reading_days FINAL) = (SELECT count() FROM readings FINAL)";
+        let mut asked = 0;
         while self.sql(agree).body.trim() != "1" {
+            asked += 1;
+            assert!(asked < 6000, "the tables of days do not become what their rows come to");
             std::thread::sleep(Duration::from_millis(50));
         }
         let read = |(table, key)| {

@@ -348,7 +348,7 @@ mod tests {
         assert!(matches!(turn, Err(RegistryError::NotDurable(None))));
         let made = registry.add_customer("C-2", "Two", "").await;
         assert!(matches!(made, Err(RegistryError::NotDurable(None))), "{made:?}");
-        let sale = registry.durable(OutboxId(1)).await;
+        let sale = registry.durable(OutboxId(9)).await;
         assert!(matches!(sale, Err(RegistryError::NotDurable(None))), "{sale:?}");
         registry.close().await;
     }

@@ -185,21 +185,7 @@ pub(crate) fn ask(server: &Server, database: &str, statement: &str) -> Answer {
         Server::Given(_) => ("default", ""),
     };
     let parameters = [("database", database)];
-    let mut answer = request(address, user, "POST", &parameters, "", statement.as_bytes());
-    if answer.head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        answer.body = unchunked(&answer.body);
-    }
-    answer
-}
-
-fn unchunked(mut body: &str) -> String {
-    let mut text = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).unwrap();
-        text.push_str(&rest[..size]);
-        body = rest[size..].strip_prefix("\r\n").unwrap();
-    }
-    text
+    request(address, user, "POST", &parameters, "", statement.as_bytes())
 }
 
 /// A client that asks nothing of the server that 18.16 lacks.
@@ -389,7 +375,25 @@ pub(crate) fn request(
 pub(crate) fn parse(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { unchunked(body) } else { body.to_owned() };
+    Answer { status, head: head.to_owned(), body }
+}
+
+/// A body that was sent in chunks, up to its last whole one.
+fn unchunked(text: &str) -> String {
+    let (mut left, mut body) = (text.as_bytes(), Vec::new());
+    while let Some(end) = left.windows(2).position(|two| two == b"\r\n") {
+        let size = std::str::from_utf8(&left[..end]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        left = &left[end + 2..];
+        if size == 0 || left.len() < size + 2 {
+            break;
+        }
+        body.extend_from_slice(&left[..size]);
+        left = &left[size + 2..];
+    }
+    String::from_utf8(body).unwrap()
 }
 
 /// A statement as the given user; the body is the statement.
