@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use meter::OutboxId;
-use storage::registry::{NewSale, Registry, RegistryError, SALES_MAX, SaleRow, TokenIssuer, Turn};
+use storage::registry::{
+    NewSale, Refusal, Registry, RegistryError, SALES_MAX, SaleRow, TokenIssuer,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -83,39 +85,31 @@ impl Drop for UnderWay<'_> {
 
 impl Counter {
     async fn serve(self, mut sales: mpsc::Receiver<Waiting>, under_way: Arc<AtomicUsize>) {
-        let counter = Arc::new(self);
+        let mut batch = Vec::with_capacity(SALES_MAX);
         let mut on_their_way = JoinSet::new();
-        let mut batch = Vec::new();
         while gather(&mut batch, &mut sales, &mut on_their_way, &under_way).await {
-            let turn = counter.registry.turn_to_sell().await;
-            // Who came while others had their turn.
-            while batch.len() < SALES_MAX
-                && let Ok(waiting) = sales.try_recv()
-            {
-                batch.push(waiting);
-            }
-            on_their_way.spawn(Arc::clone(&counter).sell(turn, std::mem::take(&mut batch)));
+            let (new, answers): (Vec<NewSale>, Vec<_>) =
+                batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
+            let results: Vec<Answer<SaleRow>> = match self.sell(new).await.map_err(Problem::from) {
+                Ok(results) => {
+                    results.into_iter().map(|result| result.map_err(Problem::from)).collect()
+                }
+                Err(problem) => answers.iter().map(|_| Err(problem.clone())).collect(),
+            };
+            // The next batch does not wait for the log and the books of this one.
+            on_their_way.spawn(hand_out(Arc::clone(&self.applied), answers, results));
         }
         // Who was sold to is still answered.
         while on_their_way.join_next().await.is_some() {}
     }
 
-    /// Sells a batch, and answers when it is durable and in the books.
-    async fn sell(self: Arc<Self>, turn: Result<Turn, RegistryError>, batch: Vec<Waiting>) {
-        let (new, answers): (Vec<NewSale>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.sale, waiting.answer)).unzip();
+    async fn sell(
+        &self,
+        new: Vec<NewSale>,
+    ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
         let vault: Arc<dyn TokenIssuer> = Arc::clone(&self.vault) as _;
-        let results = match turn {
-            Ok(turn) => self.registry.sell(turn, new, vault).await,
-            Err(error) => Err(error),
-        };
-        let results: Vec<Answer<SaleRow>> = match results.map_err(Problem::from) {
-            Ok(results) => {
-                results.into_iter().map(|result| result.map_err(Problem::from)).collect()
-            }
-            Err(problem) => answers.iter().map(|_| Err(problem.clone())).collect(),
-        };
-        hand_out(&*self.applied, answers, results).await;
+        let turn = self.registry.turn_to_sell().await?;
+        self.registry.sell(turn, new, vault).await
     }
 }
 
@@ -148,7 +142,7 @@ async fn gather(
 
 /// Answers when the books have the newest sale of a batch, hence all of them.
 async fn hand_out(
-    applied: &dyn Applied,
+    applied: Arc<dyn Applied>,
     answers: Vec<oneshot::Sender<Answer<SaleRow>>>,
     results: Vec<Answer<SaleRow>>,
 ) {
