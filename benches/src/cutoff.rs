@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use loadgen::driver::{Clocks, DriverConfig};
 use loadgen::faults::FaultPlan;
 use loadgen::fleet::{Fleet, FleetRun, Shape, Span, Spec, Ways};
 use loadgen::profile::Load;
-use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World};
+use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World, free_address};
 use meter::{Energy, UnixSeconds};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -61,8 +61,8 @@ pub struct Report {
 pub fn run(meters: u32, probes: u32, folder: &Path) -> Result<Report, Box<dyn Error>> {
     let folder = std::env::current_dir()?.join(folder);
     fs::create_dir_all(&folder)?;
-    let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let udp = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+    let api = free_address()?;
+    let udp = free_address()?;
     let clocks = clocks();
     let config = settings(&folder, api, udp)?;
     let node = Serving::start(&config, api, START_MAX)?;
@@ -88,7 +88,7 @@ fn clocks() -> Clocks {
 
 fn settings(folder: &Path, api: SocketAddr, udp: SocketAddr) -> io::Result<PathBuf> {
     let path = folder.join("meterd.toml");
-    let clickhouse = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let clickhouse = free_address()?;
     let text = format!(
         "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"{udp}\"\ntcp_listen = \"127.0.0.1:0\"\n\
          [clickhouse]\nengine = \"embedded\"\nlisten = \"{clickhouse}\"\n[api]\nlisten = \"{api}\"\n\

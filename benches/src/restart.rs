@@ -8,13 +8,13 @@
 
 use std::error::Error;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loadgen::fleet::{Fleet, Shape, Span, Spec, plan_code};
-use loadgen::{Retry, Seed, World};
+use loadgen::{Retry, Seed, World, free_address};
 use meter::{Entry, Fields, MeterId, Reading, UnixSeconds};
 use serde_json::json;
 use storage::log::{Directory, Durability, WritePath};
@@ -53,7 +53,7 @@ pub fn run(meters: u32, folder: &Path) -> Result<Restart, Box<dyn Error>> {
     let world = World { seed: Seed(1), retry, window: 4, pace: 1 };
     let folder = std::env::current_dir()?.join(folder);
     fs::create_dir_all(&folder)?;
-    let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let api = free_address()?;
     let config = settings(&folder, api)?;
     let node = Serving::start(&config, api, SERVING_MAX)?;
     Runtime::new()?

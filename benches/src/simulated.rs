@@ -85,8 +85,7 @@ pub fn idle_rss() -> Result<u64, Box<dyn Error>> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    // A port that was free a moment ago.
-    let api = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let api = loadgen::free_address()?;
     let config = folder.join("meterd.toml");
     fs::write(
         &config,

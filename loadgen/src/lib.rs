@@ -12,6 +12,7 @@
 pub mod profile;
 mod seed;
 
+mod address;
 mod backlog;
 mod cosem;
 mod device;
@@ -31,6 +32,7 @@ pub mod report;
 
 pub mod feeder;
 
+pub use address::free_address;
 pub use device::{Identity, Now, Received, Retry, Sent, Wake, frame_counter};
 pub use plan::{Holdback, MeterClock, MeterPlan, VoltageSpell, World};
 pub use seed::{Seed, gateway_title, meter_title, mix};

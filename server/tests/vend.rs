@@ -1,7 +1,6 @@
 //! `meterd vend` when there is no node, or nothing to ask with: what is wrong is named, and no
 //! token is shown.
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
 fn vend(args: &[&str]) -> Output {
@@ -32,9 +31,7 @@ fn what_is_missing_is_named() {
     check(&[&token[..], &["--url", "ftp://x", "status", "k"]].concat(), 1, &["http://HOST:PORT"]);
     check(&[&token[..], &["buy", "--account", "1", "--key", "k"]].concat(), 2, &["--amount"]);
     // A port that nobody listens on any more.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    drop(listener);
+    let address = loadgen::free_address().expect("a port");
     let url = format!("http://{address}");
     let args = [&token[..], &["--url", &url, "status", "k"]].concat();
     check(&args, 1, &["cannot reach", "does the node run?"]);

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use loadgen::free_address;
 
 use crate::clock::Virtual;
 
@@ -36,21 +37,21 @@ impl Addresses {
     /// # Errors
     /// No free port.
     pub(crate) fn any() -> anyhow::Result<Self> {
-        Ok(Self { api: free(0)?, clickhouse: free(0)?, meters: free(0)? })
+        Ok(Self { api: any_port()?, clickhouse: any_port()?, meters: any_port()? })
     }
 }
 
-/// A port that neither TCP nor UDP uses now: `wanted`, or any.
+/// `wanted`, or another port where TCP or UDP uses it now.
 pub(crate) fn free(wanted: u16) -> anyhow::Result<SocketAddr> {
-    let candidates = std::iter::once(wanted).chain(std::iter::repeat_n(0, 20));
-    for port in candidates {
-        let Ok(tcp) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
-        let address = tcp.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address);
-        }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, wanted));
+    if TcpListener::bind(address).and_then(|_tcp| UdpSocket::bind(address)).is_ok() {
+        return Ok(address);
     }
-    bail!("no free port on 127.0.0.1")
+    any_port()
+}
+
+fn any_port() -> anyhow::Result<SocketAddr> {
+    free_address().context("no free port on 127.0.0.1")
 }
 
 /// Makes the demo's folder anew; one that is not the demo's own is refused.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use loadgen::free_address;
 use meter::UnixSeconds;
 use serde_json::Value;
 use storage::clickhouse::Sink;
@@ -108,8 +109,7 @@ fn what_dashboards_and_alerts_ask_for_is_in_the_metrics() {
 /// `/metrics` of a node without ClickHouse, devices or readings.
 fn metrics_of_a_node() -> String {
     let folder = tempfile::tempdir().unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (api, away) = (free(), free());
+    let (api, away) = (free_address().unwrap(), free_address().unwrap());
     let config = folder.path().join("meterd.toml");
     let settings = format!(
         "[node]\ndata_dir = {:?}\n[log]\nsegment_bytes = 1048576\nreserve_bytes = 1048576\n\

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use loadgen::fleet::{Fleet, Shape, Span, Spec, plan_code, tariff_versions};
-use loadgen::{Now, Retry, Seed, VirtualMeter, World};
+use loadgen::{Now, Retry, Seed, VirtualMeter, World, free_address};
 use meter::UnixSeconds;
 use serde_json::{Value, json};
 use server::clock::Clock;
@@ -52,7 +52,7 @@ impl Node {
         more: &str,
         environment: Vec<(String, String)>,
     ) -> Self {
-        let (meters, api) = (free(), free());
+        let (meters, api) = (free_address().expect("a port"), free_address().expect("a port"));
         let settings = format!(
             "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"{meters}\"\n\
              tcp_listen = \"{meters}\"\n{more}\n[log]\nsegment_bytes = 8388608\n\
@@ -278,16 +278,4 @@ fn spawn(folder: &tempfile::TempDir, program: &OsStr, environment: &[(String, St
         .stdout(Stdio::null())
         .spawn()
         .expect("meterd starts")
-}
-
-/// A port that neither TCP nor UDP used a moment ago.
-fn free() -> SocketAddr {
-    for _ in 0..20 {
-        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = tcp.local_addr().expect("it is bound");
-        if UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free port on 127.0.0.1")
 }

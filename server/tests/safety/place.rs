@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use loadgen::free_address;
 use serde_json::Value;
 
 /// Rounds asked for by `METERD_SOAK`, else the short form's.
@@ -169,8 +170,7 @@ impl Serve {
         environment: Vec<(String, String)>,
     ) -> Self {
         let config = folder.join("meterd.toml");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap();
+        let address = free_address().unwrap();
         let text = format!(
             "[node]\ndata_dir = {:?}\ntick_ms = 10\n[log]\nsegment_bytes = 1048576\n\
              reserve_bytes = 2097152\ncommit_bytes_max = 524288\n\
@@ -180,7 +180,6 @@ impl Serve {
             folder.join("data")
         );
         fs::write(&config, text).unwrap();
-        drop(port);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let child = spawn(&config, &environment);
         let folder = folder.to_owned();

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use loadgen::Seed;
 use loadgen::feeder::Feeder;
+use loadgen::{Seed, free_address};
 use meter::{Entry, UnixSeconds};
 use serde_json::Value;
 use storage::log::{Config, Directory, Durability, NewBatch, SegmentLog, Urgency, WritePath};
@@ -55,8 +55,7 @@ impl Place {
     /// `segment_bytes`.
     fn with(old: Option<OldServer>, segment_bytes: u64, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (api, mut clickhouse) = (free(), free());
+        let (api, mut clickhouse) = (free_address().unwrap(), free_address().unwrap());
         let engine = match &old {
             None => format!(
                 "engine = \"embedded\"\nlisten = \"{clickhouse}\"\nlibrary = {:?}",
@@ -292,7 +291,7 @@ fn tables_are_made_again_where_only_the_archive_has_the_beginning() {
 #[test]
 fn an_absent_server_is_said_and_the_backlog_is_told() {
     let mut place = Place::new(None);
-    let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = free_address().unwrap();
     let config = place.folder.path().join("meterd.toml");
     let settings = fs::read_to_string(&config).unwrap();
     let settings = settings

@@ -1,7 +1,7 @@
 //! A node in a process of its own whose log is kept, and a token meter that it reaches.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use loadgen::driver::{Clocks, DriverConfig, UdpFleet};
 use loadgen::faults::FaultPlan;
 use loadgen::profile::Load;
-use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World};
+use loadgen::{Identity, MeterClock, MeterPlan, Retry, Seed, VirtualMeter, World, free_address};
 use meter::{Energy, UnixSeconds};
 use serde_json::{Value, json};
 use server::clock::Clock;
@@ -51,7 +51,7 @@ impl Node {
     /// A node without ClickHouse, with two vending keys, a plan of 0.50 a kWh and a customer.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (meters, api) = (free(), free());
+        let (meters, api) = (free_address().unwrap(), free_address().unwrap());
         let settings = format!(
             "[node]\ndata_dir = {:?}\n[ingest]\nudp_listen = \"{meters}\"\n\
              tcp_listen = \"{meters}\"\n[log]\nsegment_bytes = 8388608\n\
@@ -348,16 +348,4 @@ fn spawn(folder: &Path) -> Child {
         .stderr(log)
         .spawn()
         .unwrap()
-}
-
-/// A port that neither TCP nor UDP used a moment ago.
-fn free() -> SocketAddr {
-    for _ in 0..20 {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = tcp.local_addr().unwrap();
-        if UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free port on 127.0.0.1")
 }

@@ -485,7 +485,7 @@ async fn what_is_wrong_with_the_server_is_said() {
         assert!(seen.error.unwrap().contains("60"), "unknown table");
         server.stop().await;
     }
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = loadgen::free_address().unwrap();
     let mut config = Server::Given(format!("http://{free}")).config("x");
     let error = Sink::open(config.clone()).await.unwrap_err();
     assert!(matches!(error, ClickhouseError::Unreachable { .. }), "{error}");
