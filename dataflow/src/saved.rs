@@ -52,6 +52,8 @@ impl Books {
         records.extend(supply.map(|s| Record::of(SUPPLY, s.account.0.into(), s)));
         let gateways = self.gateways.values();
         records.extend(gateways.map(|g| Record::of(GATEWAY, g.id().0.into(), g)));
+        // Here, beside the other workers: who joins them merges what is sorted.
+        records.sort();
         records
     }
 

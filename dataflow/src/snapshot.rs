@@ -19,6 +19,8 @@ use thiserror::Error;
 pub const VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"MTRDBOOK";
+/// Bytes before the first section.
+const HEAD: usize = 20;
 
 /// Why bytes are not a snapshot.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -64,21 +66,31 @@ pub(crate) struct Record {
 
 layout!(Record { kind, key, bytes });
 
+impl Record {
+    /// Bytes it takes in a snapshot.
+    fn size(&self) -> usize {
+        size_of_val(&self.kind) + size_of_val(&self.key) + size_of::<u32>() + self.bytes.len()
+    }
+}
+
 impl Parts {
     pub(crate) fn encode(mut self) -> Vec<u8> {
         self.books.sort();
         self.loss.sort();
-        let mut out = Vec::new();
+        let records = [&self.books, &self.loss];
+        let sizes = records.map(|records| records.iter().map(Record::size).sum::<usize>());
+        let bytes = self.router.len() + self.reference.len() + sizes[0] + sizes[1];
+        let mut out = Vec::with_capacity(HEAD + 4 * size_of::<u64>() + bytes);
         out.extend_from_slice(&MAGIC);
         VERSION.put(&mut out);
         self.position.put(&mut out);
-        let mut records = [Vec::new(), Vec::new()];
-        for (section, from) in records.iter_mut().zip([&self.books, &self.loss]) {
-            from.iter().for_each(|record| record.put(section));
-        }
-        for section in [&self.router, &self.reference, &records[0], &records[1]] {
+        for section in [&self.router, &self.reference] {
             (section.len() as u64).put(&mut out);
             out.extend_from_slice(section);
+        }
+        for (records, size) in records.into_iter().zip(sizes) {
+            (size as u64).put(&mut out);
+            records.iter().for_each(|record| record.put(&mut out));
         }
         out
     }

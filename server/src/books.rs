@@ -4,7 +4,9 @@
 //! be applied reads the balance after it), then the spool, then the word that it is applied.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -15,7 +17,7 @@ use storage::snapshot::{self, Snapshots};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::archive::Retire;
 use crate::clock;
@@ -54,6 +56,9 @@ pub enum BooksError {
     /// A snapshot could not be written or read.
     #[error("a snapshot failed")]
     Snapshot(#[from] snapshot::Error),
+    /// The thread that writes a snapshot.
+    #[error("cannot start the thread \"snapshot\"")]
+    Thread(#[source] io::Error),
     /// An entry of the log does not read.
     #[error("entry {seq} of the log does not read")]
     Entry {
@@ -119,6 +124,8 @@ pub struct Books {
     pub cadence: Cadence,
     /// The last snapshot.
     pub last: LastSnapshot,
+    /// The one that is being written.
+    pub saving: Option<Saving>,
     /// Entries whose effects have not come back yet, the oldest first.
     pub under_way: VecDeque<(Seq, Arc<Vec<Entry>>)>,
     /// Reused.
@@ -130,8 +137,18 @@ pub struct Books {
 pub struct LastSnapshot {
     /// Where it stands.
     pub next: Seq,
-    /// When it was written, or the thread began.
+    /// When it was taken, or the thread began.
     pub at: Instant,
+}
+
+/// A snapshot that a thread of its own writes. The answer is where the log may be given up.
+#[derive(Debug)]
+pub struct Saving(JoinHandle<Result<Seq, snapshot::Error>>);
+
+/// The state of the books at an entry.
+struct State {
+    next: Seq,
+    sections: [(&'static str, Vec<u8>); 4],
 }
 
 impl Books {
@@ -203,7 +220,10 @@ impl Books {
                 while !self.under_way.is_empty() {
                     self.settle_and_ask(groups)?;
                 }
-                self.snapshot()?;
+                self.save_aside()?;
+            }
+            if self.saving.as_ref().is_some_and(|saving| saving.0.is_finished()) {
+                self.await_saved()?;
             }
         }
         self.snapshot()
@@ -298,16 +318,40 @@ impl Books {
 
     fn is_snapshot_due(&self) -> bool {
         let entries = self.next.0 - self.last.next.0;
-        entries >= self.cadence.entries
-            || (entries > 0 && self.last.at.elapsed() >= self.cadence.age)
+        let is_old = entries > 0 && self.last.at.elapsed() >= self.cadence.age;
+        self.saving.is_none() && (is_old || entries >= self.cadence.entries)
     }
 
     /// Writes a snapshot, and gives up what log and spool need no more. Nothing is under way.
     pub(crate) fn snapshot(&mut self) -> Result<(), BooksError> {
+        self.await_saved()?;
         if self.next == self.last.next {
             return self.spool.sync().map_err(Into::into);
         }
-        let busy = self.pulse.busy();
+        let state = self.state()?;
+        let below = state.save(&self.snapshots)?;
+        self.give_up(below)
+    }
+
+    /// As [`Books::snapshot`], but for the state itself on a thread of its own: the books go on.
+    fn save_aside(&mut self) -> Result<(), BooksError> {
+        let (state, snapshots) = (self.state()?, self.snapshots.clone());
+        let thread = std::thread::Builder::new().name("snapshot".to_owned());
+        let thread = thread.spawn(move || state.save(&snapshots)).map_err(BooksError::Thread)?;
+        self.saving = Some(Saving(thread));
+        Ok(())
+    }
+
+    /// Waits for the snapshot that is being written, if there is one.
+    fn await_saved(&mut self) -> Result<(), BooksError> {
+        let Some(Saving(thread)) = self.saving.take() else { return Ok(()) };
+        let below = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        self.give_up(below)
+    }
+
+    /// The state, after all entries so far. Nothing is under way.
+    fn state(&mut self) -> Result<State, BooksError> {
+        let (busy, began) = (self.pulse.busy(), clock::instant());
         let books = self.engine.snapshot()?;
         drop(busy);
         let views = self.views.encode();
@@ -315,25 +359,38 @@ impl Books {
         self.unanswered.values().copied().collect::<Vec<_>>().put(&mut recalls);
         let mut tick = Vec::new();
         self.ticked.put(&mut tick);
+        let taken_ms = began.elapsed().as_millis();
         // The spool must never end before a snapshot: what lies between could not be computed.
         self.spool.sync()?;
+        let (next, ms) = (self.next, began.elapsed().as_millis());
+        debug!(next = next.0, bytes = books.len() + views.len(), taken_ms, ms, "snapshot taken");
+        self.last = LastSnapshot { next, at: clock::instant() };
         let sections = [
-            (SECTION_BOOKS, &books[..]),
-            (SECTION_VIEWS, &views[..]),
-            (SECTION_RECALLS, &recalls[..]),
-            (SECTION_TICK, &tick[..]),
+            (SECTION_BOOKS, books),
+            (SECTION_VIEWS, views),
+            (SECTION_RECALLS, recalls),
+            (SECTION_TICK, tick),
         ];
-        let below = self.snapshots.save(self.next, &sections)?;
+        Ok(State { next, sections })
+    }
+
+    fn give_up(&mut self, below: Seq) -> Result<(), BooksError> {
         self.retire.covered(below);
-        self.give_up_spool()?;
-        self.last = LastSnapshot { next: self.next, at: clock::instant() };
-        Ok(())
+        self.give_up_spool()
     }
 
     fn give_up_spool(&mut self) -> Result<(), BooksError> {
         let sunk = self.sunk.next();
         self.spool.log_mut().retire(sunk)?;
         Ok(())
+    }
+}
+
+impl State {
+    /// Writes the snapshot. The answer is where the log may be given up.
+    fn save(self, snapshots: &Snapshots) -> Result<Seq, snapshot::Error> {
+        let sections = self.sections.each_ref().map(|(name, bytes)| (*name, &bytes[..]));
+        snapshots.save(self.next, &sections)
     }
 }
 

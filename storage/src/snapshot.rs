@@ -90,7 +90,7 @@ fn io_error(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> Er
 }
 
 /// The snapshots of one folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
 }

@@ -308,6 +308,46 @@ fn the_writer_answers_every_submission_once_and_hands_on_every_entry_in_order() 
 }
 
 #[test]
+fn a_pause_of_the_consumer_is_no_pause_of_those_who_wait_for_an_answer() {
+    let (_dir, disk) = folder(WritePath::Buffered);
+    let (submit, input) = bounded(8);
+    let (writer, ends) = writer(open(&disk, config()), vec![input]);
+    let writing = thread::spawn(|| writer.run());
+    // Nobody takes what is committed, and the channel to the consumer holds four groups.
+    const CALM: u64 = 200;
+    for ticket in 0..CALM {
+        submit.send(Submission { origin: 0, ticket, entries: vec![Item(ticket, 8); 64] }).unwrap();
+    }
+    let answered: Vec<Outcome> = ends.outcomes[0].iter().take(CALM as usize).collect();
+    assert!(answered.iter().all(|outcome| matches!(outcome, Outcome::Durable(_))));
+
+    // What is kept for it is bounded.
+    const ALL: u64 = 300;
+    let submitting = thread::spawn(move || {
+        for ticket in CALM..ALL {
+            let entries = vec![Item(ticket, 8); 64];
+            submit.send(Submission { origin: 0, ticket, entries }).unwrap();
+        }
+    });
+    while ends.outcomes[0].len() < 56 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(50));
+    let waiting = ALL as usize - CALM as usize - ends.outcomes[0].len();
+    assert!(waiting > 0, "all were answered, and nobody took anything");
+
+    let mut received: Vec<Item> = Vec::new();
+    for Committed { first, mut entries } in ends.committed.iter() {
+        assert_eq!(first, Seq(received.len() as u64 + 1));
+        received.append(&mut entries);
+    }
+    submitting.join().unwrap();
+    writing.join().unwrap().unwrap();
+    let want: Vec<Item> = (0..ALL).flat_map(|ticket| vec![Item(ticket, 8); 64]).collect();
+    assert_eq!(received, want);
+}
+
+#[test]
 fn the_writer_stops_when_nobody_takes_what_is_committed() {
     let (_dir, disk) = folder(WritePath::Buffered);
     let (submit, input) = bounded(8);

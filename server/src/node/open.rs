@@ -122,6 +122,7 @@ pub(super) fn open(settings: &Settings, outlets: Outlets) -> anyhow::Result<Open
             age: Duration::from_secs(settings.node.snapshot_s),
         },
         last: LastSnapshot { next, at: clock::instant() },
+        saving: None,
         under_way: VecDeque::new(),
         effects: Effects::default(),
     };

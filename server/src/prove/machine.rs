@@ -111,6 +111,7 @@ impl Machine {
             // Snapshots are taken when the story says so.
             cadence: Cadence { entries: u64::MAX, age: Duration::MAX },
             last: LastSnapshot { next, at: clock::instant() },
+            saving: None,
             under_way: VecDeque::new(),
             effects: Effects::default(),
         };

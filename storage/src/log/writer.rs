@@ -2,18 +2,22 @@
 //!
 //! It takes what waits in its inputs, gives each entry its [`Seq`], writes and syncs once, answers
 //! every origin, and hands the entries on. While a sync is under way the next submissions gather,
-//! so that the group grows with the load. When the consumer of committed entries is slow, its
-//! bounded channel fills, the writer stops taking, the inputs fill, and the sockets are no longer
-//! read: nothing is dropped.
+//! so that the group grows with the load. While the consumer of committed entries is behind and its
+//! bounded channel full, groups are joined, so that a pause of the consumer is no pause of those who
+//! wait for an answer. When the joined group is full too, the writer stops taking, the inputs fill,
+//! and the sockets are no longer read: nothing is dropped.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, tick};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError, tick};
 use meter::Seq;
 
 use super::{Error, NewBatch, SegmentLog, Urgency};
+
+/// Entries of joined groups from which on the writer waits for the consumer.
+const JOINED_MAX: usize = 16_384;
 
 /// An entry that the writer carries.
 pub trait Payload: Send + 'static {
@@ -140,6 +144,8 @@ pub struct Writer<E: Payload> {
     origins: Vec<Origin<E>>,
     committed: Sender<Committed<E>>,
     groups: Receiver<Vec<E>>,
+    /// Durable, but not yet with the consumer.
+    behind: Option<Committed<E>>,
     /// Submissions of the group, in order.
     group: Vec<Submission<E>>,
     /// Taken from an input, but too large for the group at hand.
@@ -149,6 +155,7 @@ pub struct Writer<E: Payload> {
 
 enum Waited {
     Submissions,
+    Consumer,
     Tick,
     AllGone,
 }
@@ -176,8 +183,19 @@ impl<E: Payload> Writer<E> {
         if config.group_entries_max == 0 || config.group_bytes_max == 0 {
             return Err(Error::Config("group_entries_max and group_bytes_max must be at least 1"));
         }
-        let (group, carried, encoded) = (Vec::new(), None, Vec::new());
-        Ok(Self { log, config, inputs, origins, committed, groups, group, carried, encoded })
+        let (behind, group, carried, encoded) = (None, Vec::new(), None, Vec::new());
+        Ok(Self {
+            log,
+            config,
+            inputs,
+            origins,
+            committed,
+            groups,
+            behind,
+            group,
+            carried,
+            encoded,
+        })
     }
 
     /// Works until all inputs are closed and empty, then returns the log, all of it durable.
@@ -198,11 +216,15 @@ impl<E: Payload> Writer<E> {
             }
             match self.wait(&ticks) {
                 Waited::Submissions => {}
+                Waited::Consumer => self.hand_on()?,
                 Waited::Tick => self.keep_house()?,
                 Waited::AllGone => break,
             }
         }
         self.log.sync()?;
+        if let Some(group) = self.behind.take() {
+            self.committed.send(group).map_err(|_| Error::Disconnected)?;
+        }
         Ok(self.log)
     }
 
@@ -241,14 +263,19 @@ impl<E: Payload> Writer<E> {
         self.inputs.iter().find_map(|input| input.try_recv().ok())
     }
 
-    /// Blocks until a submission waits, a tick is due, or all inputs are closed and empty.
+    /// Blocks until a submission waits, a tick is due, the consumer has room for what it is behind
+    /// with, or all inputs are closed and empty.
     fn wait(&mut self, ticks: &Receiver<std::time::Instant>) -> Waited {
         let mut select = Select::new();
         for input in &self.inputs {
             select.recv(input);
         }
         let tick_index = select.recv(ticks);
+        let consumer_index = self.behind.is_some().then(|| select.send(&self.committed));
         let ready = select.ready();
+        if Some(ready) == consumer_index {
+            return Waited::Consumer;
+        }
         if ready == tick_index {
             return if ticks.try_recv().is_ok() { Waited::Tick } else { Waited::Submissions };
         }
@@ -323,8 +350,10 @@ impl<E: Payload> Writer<E> {
 
     /// Answers the origins of the durable group, and hands its entries on.
     fn complete(&mut self, first: Seq) -> Result<(), Error> {
-        let mut entries = self.groups.try_recv().unwrap_or_default();
-        let mut next = first;
+        let group = self.behind.take();
+        let (groups, mut next) = (&self.groups, first);
+        let new = || Committed { first, entries: groups.try_recv().unwrap_or_default() };
+        let Committed { first, mut entries } = group.unwrap_or_else(new);
         for submission in &mut self.group {
             let count = u32::try_from(submission.entries.len()).expect("bounded by a segment");
             let durable = Durable { ticket: submission.ticket, first: next, count };
@@ -340,7 +369,25 @@ impl<E: Payload> Writer<E> {
             }
         }
         self.group.clear();
-        self.committed.send(Committed { first, entries }).map_err(|_| Error::Disconnected)
+        self.behind = Some(Committed { first, entries });
+        self.hand_on()
+    }
+
+    /// Hands on what is durable; keeps it where the consumer has no room, and waits only for a group
+    /// that is joined of many.
+    fn hand_on(&mut self) -> Result<(), Error> {
+        let Some(group) = self.behind.take() else { return Ok(()) };
+        if group.entries.len() >= JOINED_MAX {
+            return self.committed.send(group).map_err(|_| Error::Disconnected);
+        }
+        match self.committed.try_send(group) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(group)) => {
+                self.behind = Some(group);
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(_)) => Err(Error::Disconnected),
+        }
     }
 
     fn refuse(&self, mut submission: Submission<E>, reason: Refusal) {
