@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::routes;
-use crate::till::{Counter, Till};
+use crate::till::Till;
 use crate::vault::Vault;
 use crate::{App, Node};
 
@@ -119,7 +119,7 @@ impl Server {
         let vault = Vault::open(&node.registry).await;
         let vault = Arc::new(vault.map_err(|error| ServerError::Vault(error.to_string()))?);
         let (registry, applied) = (Arc::clone(&node.registry), Arc::clone(&node.applied));
-        let till = Till::open(Counter { registry, vault: Arc::clone(&vault), applied });
+        let till = Till::open(registry, Arc::clone(&vault), applied);
         let app = Arc::new(App { node, config: config.clone(), vault, till });
         app.resume_campaigns().await?;
         Ok(Self { listener, router: routes::router(&app), config })

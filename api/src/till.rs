@@ -1,20 +1,19 @@
-//! The till: sales that come at the same time share one transaction, hence one sync, and one way
-//! through the log and the books.
+//! The till: sales that come at the same time share one transaction, hence one sync.
 //!
-//! A batch is half of the sales under way: while it is on its way through the log and the books, the
-//! other half is at the registry, so neither waits for the other. It waits until so many are there,
-//! but only while another batch is on its way: a lone sale is served at once, and many do not make a
-//! sync for each handful that happens to come first.
+//! A thread of its own takes all sales that wait, makes them durable and answers; the next gather
+//! meanwhile, so that a batch grows with the load. The answer does not wait for the log and the books,
+//! which take several batches at once: who reads the books afterwards waits for them instead. An order
+//! to cut somebody off goes through the registry once more before it is carried, behind every sale
+//! that was answered by then, so the books decide it with what was paid; and whoever is overdrawn
+//! already is answered when the books have the sale.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use meter::OutboxId;
-use storage::registry::{
-    NewSale, Refusal, Registry, RegistryError, SALES_MAX, SaleRow, TokenIssuer,
-};
+use storage::registry::{NewSale, Registry, SALES_MAX, SaleRow};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
 use crate::node::{Applied, NotApplied};
 use crate::problem::{Answer, Problem};
@@ -22,41 +21,56 @@ use crate::vault::Vault;
 
 /// Sales that wait for the till at most; more wait with their connections.
 const WAITING_MAX: usize = 1024;
-/// So many sales share a transaction however few are under way.
-const TOGETHER: usize = 8;
 
 /// Takes sales one by one and makes them durable together.
-#[derive(Debug)]
 pub(crate) struct Till {
     waiting: mpsc::Sender<Waiting>,
-    under_way: Arc<AtomicUsize>,
+    /// The newest row of the outbox with a sale that was answered.
+    sold: Arc<AtomicU64>,
+    /// One that the books are known to have.
+    in_books: AtomicU64,
+    applied: Arc<dyn Applied>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Till {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Till").field("sold", &self.sold).finish_non_exhaustive()
+    }
+}
+
 struct Waiting {
     sale: NewSale,
     answer: oneshot::Sender<Answer<SaleRow>>,
 }
 
 /// What the till works with.
-pub(crate) struct Counter {
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) vault: Arc<Vault>,
-    pub(crate) applied: Arc<dyn Applied>,
+struct Counter {
+    registry: Arc<Registry>,
+    vault: Arc<Vault>,
+    sold: Arc<AtomicU64>,
 }
 
 impl Till {
     /// Opens the till. It closes when this is dropped.
-    pub(crate) fn open(counter: Counter) -> Self {
+    ///
+    /// # Panics
+    /// When no thread can be started.
+    pub(crate) fn open(
+        registry: Arc<Registry>,
+        vault: Arc<Vault>,
+        applied: Arc<dyn Applied>,
+    ) -> Self {
         let (waiting, sales) = mpsc::channel(WAITING_MAX);
-        let under_way = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(counter.serve(sales, Arc::clone(&under_way)));
-        Self { waiting, under_way }
+        // What was answered before a restart may still be on its way to the log.
+        let sold = Arc::new(AtomicU64::new(registry.watch_outbox().borrow().0));
+        let counter = Counter { registry, vault, sold: Arc::clone(&sold) };
+        let thread = std::thread::Builder::new().name("till".to_owned());
+        thread.spawn(move || counter.serve(sales)).expect("a thread can be started at the start");
+        Self { waiting, sold, in_books: AtomicU64::new(0), applied }
     }
 
-    /// Sells: the answer comes when the sale is durable and in the books.
+    /// Sells: the answer comes when the sale is durable.
     pub(crate) async fn sell(&self, sale: NewSale) -> Answer<SaleRow> {
-        let _under_way = UnderWay::enter(&self.under_way);
         let (answer, answered) = oneshot::channel();
         let is_open = self.waiting.send(Waiting { sale, answer }).await.is_ok();
         match answered.await {
@@ -64,95 +78,43 @@ impl Till {
             _ => Err(NotApplied.into()),
         }
     }
-}
 
-/// A sale under way: from its request to its answer.
-struct UnderWay<'a>(&'a AtomicUsize);
-
-impl<'a> UnderWay<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        // Relaxed: the count steers sizes only.
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// Waits until the books have every sale that was answered before.
+    pub(crate) async fn in_books(&self) -> Answer<()> {
+        // Acquire: who was told of a sale, even by another thread, finds its row here.
+        let sold = self.sold.load(Ordering::Acquire);
+        if self.in_books.load(Ordering::Acquire) < sold {
+            self.applied.wait(OutboxId(sold)).await?;
+            self.in_books.fetch_max(sold, Ordering::Release);
+        }
+        Ok(())
     }
 }
 
 impl Counter {
-    async fn serve(self, mut sales: mpsc::Receiver<Waiting>, under_way: Arc<AtomicUsize>) {
+    fn serve(self, mut sales: mpsc::Receiver<Waiting>) {
         let mut batch = Vec::with_capacity(SALES_MAX);
-        let mut on_their_way = JoinSet::new();
-        while gather(&mut batch, &mut sales, &mut on_their_way, &under_way).await {
+        while sales.blocking_recv_many(&mut batch, SALES_MAX) > 0 {
             let (new, answers): (Vec<NewSale>, Vec<_>) =
                 batch.drain(..).map(|waiting| (waiting.sale, waiting.answer)).unzip();
-            let results: Vec<Answer<SaleRow>> = match self.sell(new).await.map_err(Problem::from) {
-                Ok(results) => {
-                    results.into_iter().map(|result| result.map_err(Problem::from)).collect()
-                }
-                Err(problem) => answers.iter().map(|_| Err(problem.clone())).collect(),
-            };
-            // The next batch does not wait for the log and the books of this one.
-            on_their_way.spawn(hand_out(Arc::clone(&self.applied), answers, results));
-        }
-        // Who was sold to is still answered.
-        while on_their_way.join_next().await.is_some() {}
-    }
-
-    async fn sell(
-        &self,
-        new: Vec<NewSale>,
-    ) -> Result<Vec<Result<SaleRow, Refusal>>, RegistryError> {
-        let vault: Arc<dyn TokenIssuer> = Arc::clone(&self.vault) as _;
-        let turn = self.registry.turn_to_sell().await?;
-        self.registry.sell(turn, new, vault).await
-    }
-}
-
-/// Gathers half of the sales under way, or those that are there when no batch is on its way. False
-/// when the till is closed and nobody waits.
-async fn gather(
-    batch: &mut Vec<Waiting>,
-    sales: &mut mpsc::Receiver<Waiting>,
-    on_their_way: &mut JoinSet<()>,
-    under_way: &AtomicUsize,
-) -> bool {
-    let half = || under_way.load(Ordering::Relaxed) / 2;
-    let most = |half: usize| half.clamp(TOGETHER, SALES_MAX);
-    while on_their_way.try_join_next().is_some() {}
-    if sales.recv_many(batch, most(half())).await == 0 {
-        return false;
-    }
-    while batch.len() < half().min(SALES_MAX) {
-        if on_their_way.is_empty() {
-            break;
-        }
-        let room = most(half()).saturating_sub(batch.len()).max(1);
-        tokio::select! {
-            count = sales.recv_many(batch, room) => if count == 0 { break },
-            _ = on_their_way.join_next() => {}
+            for (answer, result) in answers.into_iter().zip(self.sell(&new)) {
+                // Who asked may have gone; the sale stands under its key.
+                drop(answer.send(result));
+            }
         }
     }
-    true
-}
 
-/// Answers when the books have the newest sale of a batch, hence all of them.
-async fn hand_out(
-    applied: Arc<dyn Applied>,
-    answers: Vec<oneshot::Sender<Answer<SaleRow>>>,
-    results: Vec<Answer<SaleRow>>,
-) {
-    let sold = results.iter().flatten().map(|row| row.outbox);
-    let newest = sold.max().unwrap_or(OutboxId(0));
-    let is_applied = newest == OutboxId(0) || applied.wait(newest).await.is_ok();
-    for (answer, result) in answers.into_iter().zip(results) {
-        let result =
-            result.and_then(|row| if is_applied { Ok(row) } else { Err(NotApplied.into()) });
-        // Who asked may have gone; the sale stands under its key.
-        drop(answer.send(result));
+    fn sell(&self, new: &[NewSale]) -> Vec<Answer<SaleRow>> {
+        match self.registry.sell(new, &*self.vault) {
+            Ok(results) => {
+                let newest = results.iter().flatten().map(|row| row.outbox.0).max();
+                self.sold.fetch_max(newest.unwrap_or(0), Ordering::Release);
+                results.into_iter().map(|result| result.map_err(Problem::from)).collect()
+            }
+            Err(error) => {
+                let problem = Problem::from(error);
+                new.iter().map(|_| Err(problem.clone())).collect()
+            }
+        }
     }
 }

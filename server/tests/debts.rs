@@ -125,8 +125,9 @@ async fn tell(registry: &Arc<Registry>, at: UnixSeconds, deed: Deed) {
                 at,
                 actor: 1,
             };
-            let turn = registry.turn_to_sell().await.unwrap();
-            let sold = registry.sell(turn, vec![sale], Arc::new(NoTokens)).await;
+            let till = Arc::clone(registry);
+            let selling = tokio::task::spawn_blocking(move || till.sell(&[sale], &NoTokens));
+            let sold = selling.await.unwrap();
             sold.unwrap().remove(0).unwrap();
         }
         Deed::Reverse(key) => {

@@ -164,14 +164,20 @@ async fn guarded(
         let caller = auth::check(&guard.app, right, request.headers())?;
         request.extensions_mut().insert(caller);
     }
-    let answered = tokio::time::timeout(guard.time, next.run(request)).await;
-    answered.map_err(|_| {
-        Problem::new(
+    let answer = async {
+        // Who sells neither waits for the books nor reads them.
+        if guard.right.is_some_and(|right| right != Right::Sell) {
+            guard.app.till.in_books().await?;
+        }
+        Ok(next.run(request).await)
+    };
+    tokio::time::timeout(guard.time, answer).await.unwrap_or_else(|_| {
+        Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "timeout",
             format!("the request took longer than {} s", guard.time.as_secs()),
             "a change may be recorded all the same: read the state, or repeat with the same key",
-        )
+        ))
     })
 }
 

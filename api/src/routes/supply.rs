@@ -414,6 +414,7 @@ async fn take_emergency(
 ) -> Answer<(StatusCode, Json<ActView>)> {
     let account = AccountId(id);
     app.node.registry.account(account).await?;
+    app.till.in_books().await?;
     if !app.is_offered(account) {
         return Err(Problem::new(
             StatusCode::CONFLICT,

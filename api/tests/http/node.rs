@@ -90,7 +90,8 @@ impl TestNode {
         let (accounts, account_board) = Board::<Standing>::create(1000);
         let alarms = Arc::new(ActiveAlarms::new(100));
         alarms.apply(&[alarm(1), alarm(2)]);
-        let applied = relay(Arc::clone(&registry), accounts, Arc::clone(&purchases));
+        let before = registry.sent_through().await.unwrap();
+        let applied = relay(Arc::clone(&registry), before, accounts, Arc::clone(&purchases));
         let mut config = Config::standard(SocketAddr::from(([127, 0, 0, 1], 0)));
         change(&mut config);
         let down = Arc::clone(&is_down);
@@ -156,10 +157,11 @@ fn part(is_down: bool) -> Part {
 /// Takes outbox rows in order, as the log and the books would.
 fn relay(
     registry: Arc<Registry>,
+    before: OutboxId,
     mut accounts: api::BoardWriter<Standing>,
     purchases: Arc<AtomicU32>,
 ) -> watch::Receiver<OutboxId> {
-    let (sender, applied) = watch::channel(OutboxId(0));
+    let (sender, applied) = watch::channel(before);
     let mut grown = registry.watch_outbox();
     let standing: Mutex<std::collections::BTreeMap<u32, Money>> = Mutex::default();
     tokio::spawn(async move {

@@ -136,7 +136,7 @@ pub struct Registry {
 
 /// The right to write: one has it at a time, who waits gets it in order.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "held, and let go by its end")] OwnedMutexGuard<()>);
+struct Turn(#[expect(dead_code, reason = "held, and let go by its end")] OwnedMutexGuard<()>);
 
 /// The steps from an empty file to this version's tables. A step is never changed once released.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -252,11 +252,16 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotDurable`] once the disk has refused what was written.
     async fn turn(&self) -> Result<Turn, RegistryError> {
-        let turn = Arc::clone(&self.turns).lock_owned().await;
-        if self.is_broken() {
-            return Err(RegistryError::NotDurable(None));
-        }
-        Ok(Turn(turn))
+        self.sound(Turn(Arc::clone(&self.turns).lock_owned().await))
+    }
+
+    /// As [`Registry::turn`], on a thread that may wait.
+    fn blocking_turn(&self) -> Result<Turn, RegistryError> {
+        self.sound(Turn(Arc::clone(&self.turns).blocking_lock_owned()))
+    }
+
+    fn sound(&self, turn: Turn) -> Result<Turn, RegistryError> {
+        if self.is_broken() { Err(RegistryError::NotDurable(None)) } else { Ok(turn) }
     }
 
     /// Makes durable what was committed before.
@@ -344,7 +349,7 @@ mod tests {
         // Not a file that can be synced.
         registry.wal = Wal::of(std::fs::File::open("/dev/null").unwrap());
         assert!(matches!(registry.sync(), Err(RegistryError::NotDurable(Some(_)))));
-        let turn = registry.turn_to_sell().await;
+        let turn = registry.turn().await;
         assert!(matches!(turn, Err(RegistryError::NotDurable(None))));
         let made = registry.add_customer("C-2", "Two", "").await;
         assert!(matches!(made, Err(RegistryError::NotDurable(None))), "{made:?}");

@@ -28,7 +28,7 @@ use super::sale::{NewSale, SALE_COLUMNS, SaleKind, SaleRow, SaleState, SoldToken
 use super::shelf::{Periods, Shelf, calendar};
 use super::token_meter::TokenMeter;
 use super::write::{INSERT_OUTBOX, payload_of};
-use super::{OutboxRow, Refusal, Registry, RegistryError, Turn};
+use super::{OutboxRow, Refusal, Registry, RegistryError};
 
 /// Sales of one transaction at most.
 pub const SALES_MAX: usize = 256;
@@ -130,42 +130,37 @@ impl Registry {
         .await
     }
 
-    /// Waits for one's turn to sell. More sales may be gathered meanwhile.
-    ///
-    /// # Errors
-    /// [`RegistryError::NotDurable`].
-    pub async fn turn_to_sell(&self) -> Result<Turn, RegistryError> {
-        self.turn().await
-    }
-
-    /// Sells: all of `new` in one transaction, each with its own answer. A key that is known gets
-    /// the sale it named. Once begun it goes on, whether or not anyone waits for the answer. The
-    /// turn ends when the tables have the sales: the next have theirs while the disk gets these.
+    /// Sells: all of `new` in one transaction, each with its own answer; durable when it returns. A key
+    /// that is known gets the sale it named. Blocks: others may write first, and the disk takes its
+    /// time.
     ///
     /// # Errors
     /// [`RegistryError`] when nothing was sold, or nobody knows; the answers have the [`Refusal`]s.
-    pub async fn sell(
-        self: &Arc<Self>,
-        turn: Turn,
-        new: Vec<NewSale>,
-        issuer: Arc<dyn TokenIssuer>,
+    ///
+    /// # Panics
+    /// On a thread that drives asynchronous tasks.
+    pub fn sell(
+        &self,
+        new: &[NewSale],
+        issuer: &dyn TokenIssuer,
     ) -> Result<Answers, RegistryError> {
-        let registry = Arc::clone(self);
-        blocking(move || {
-            let (answers, told) = registry.sell_now(&new, &*issuer)?;
-            drop(turn);
-            if let Some(Told { row, length, has_remote }) = told {
-                registry.sync()?;
-                let (mut fresh, id) = (Fresh::default(), row.id);
-                fresh.push(row, length);
-                registry.hand_over(fresh, id);
-                if has_remote {
-                    registry.commands.send_modify(|turn| *turn += 1);
-                }
+        let turn = self.blocking_turn()?;
+        let (answers, told) = self.sell_now(new, issuer)?;
+        // Others may write while the disk gets these.
+        drop(turn);
+        if answers.iter().any(Result::is_ok) {
+            // Also for a sale that was made before: its own sync may be under way.
+            self.sync()?;
+        }
+        if let Some(Told { row, length, has_remote }) = told {
+            let (mut fresh, id) = (Fresh::default(), row.id);
+            fresh.push(row, length);
+            self.hand_over(fresh, id);
+            if has_remote {
+                self.commands.send_modify(|turn| *turn += 1);
             }
-            Ok(answers)
-        })
-        .await
+        }
+        Ok(answers)
     }
 
     /// Brings sales into the tables.
