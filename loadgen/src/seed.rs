@@ -27,6 +27,7 @@ pub(crate) enum Purpose {
     Rollover,
     Spike,
     Purchase,
+    Swap,
 }
 
 /// The finaliser of splitmix64: a bijection of 64 bits that leaves no visible pattern.

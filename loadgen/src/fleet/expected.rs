@@ -43,6 +43,8 @@ pub struct MeterTruth {
 pub struct UnitTruth {
     /// Its consumers.
     pub consumers: Vec<MeterTruth>,
+    /// Meters that took the place of one of those, without a balance of their own.
+    pub successors: Vec<MeterTruth>,
     /// Its total meter.
     pub supply: MeterTruth,
     /// Such intervals.
@@ -82,20 +84,28 @@ impl<'f> Truth<'f> {
     /// The truth of transformer `unit`.
     #[must_use]
     pub fn unit(&self, unit: u32) -> UnitTruth {
-        let (mut consumers, mut rows) = (Vec::new(), Vec::new());
+        let (mut consumers, mut successors, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         for ordinal in self.fleet.consumers(unit) {
             let meter = self.fleet.consumer(&self.world, ordinal);
-            let (truth, intervals) = self.meter(&meter);
-            let balance_ticks = self.balance(ordinal, &meter);
+            let successor = self.fleet.successor(&self.world, ordinal);
+            let end = successor.as_ref().map(|new| new.plan().first);
+            let (truth, mut intervals) = self.meter(&meter, end);
+            if let Some(new) = &successor {
+                let (truth, of_new) = self.meter(new, None);
+                successors.push(truth);
+                intervals.extend(of_new);
+            }
+            let balance_ticks = self.balance(ordinal, &meter, successor.as_ref());
             consumers.push(MeterTruth { balance_ticks, ..truth });
             rows.push(actual(intervals));
         }
-        let (supply, intervals) = self.meter(&self.fleet.supply(&self.world, unit));
+        let (supply, intervals) = self.meter(&self.fleet.supply(&self.world, unit), None);
         let losses = losses(&actual(intervals), &rows);
         let first = self.fleet.span().first;
         let whole = || losses.iter().filter(|(start, _)| **start >= first).map(|(_, loss)| loss);
         UnitTruth {
             consumers,
+            successors,
             supply,
             complete: u64::try_from(whole().count()).expect("a count fits"),
             supply_wh: whole().map(|loss| loss.supply.wh()).sum(),
@@ -103,10 +113,16 @@ impl<'f> Truth<'f> {
         }
     }
 
-    fn meter(&self, meter: &VirtualMeter) -> (MeterTruth, BTreeMap<UnixSeconds, IntervalTruth>) {
-        let readings = readings(meter);
+    /// What follows from a meter that goes at `end`, when it is read once more.
+    fn meter(
+        &self,
+        meter: &VirtualMeter,
+        end: Option<UnixSeconds>,
+    ) -> (MeterTruth, BTreeMap<UnixSeconds, IntervalTruth>) {
+        let mut readings = readings(meter);
         let taken = u64::try_from(meter.stamps().count()).expect("a count fits");
         let accepted = u64::try_from(readings.len()).expect("a count fits");
+        readings.extend(end.map(|end| (end, meter.total(end))));
         let intervals = intervals(&readings);
         let truth = MeterTruth {
             ordinal: meter.plan().ordinal,
@@ -119,7 +135,7 @@ impl<'f> Truth<'f> {
         (truth, intervals)
     }
 
-    fn balance(&self, ordinal: u32, meter: &VirtualMeter) -> i64 {
+    fn balance(&self, ordinal: u32, meter: &VirtualMeter, successor: Option<&VirtualMeter>) -> i64 {
         let group: &Group = self.fleet.group(ordinal);
         let tariff = match group.tariff {
             Plan::TimeOfUse => &self.time_of_use,
@@ -128,9 +144,18 @@ impl<'f> Truth<'f> {
         let opening = Credit { at: meter.plan().first, paid: group.opening(), taxed: false };
         let purchase = self.fleet.purchase(ordinal);
         let purchase = purchase.map(|(at, paid)| Credit { at, paid, taxed: true });
+        let mut registers = readings(meter);
+        if let Some(new) = successor {
+            // One register that goes on where the other ended.
+            let (end, start) = (meter.total(new.plan().first).wh(), new.plan().start.wh());
+            let went_on =
+                |(at, register): (_, Energy)| (at, Energy::from_wh(end + register.wh() - start));
+            registers.insert(new.plan().first, Energy::from_wh(end));
+            registers.extend(readings(new).into_iter().map(went_on));
+        }
         let account = AccountTruth {
             active_from: meter.plan().first,
-            readings: readings(meter),
+            readings: registers,
             credits: std::iter::once(opening).chain(purchase).collect(),
         };
         account.balance(tariff, self.through).ticks()
@@ -191,5 +216,22 @@ mod tests {
             assert!(meter.accepted + meter.quarantined == 6 && meter.intervals == 7, "{meter:?}");
         }
         assert!(unit.consumers.iter().map(|meter| meter.quarantined).sum::<u64>() > 32);
+    }
+
+    #[test]
+    fn a_meter_that_gives_way_leaves_its_energy_and_the_balance_as_they_would_be() {
+        let plain = truth_of("meters = 64\n");
+        let swapped = truth_of("meters = 64\n[incidents]\nswaps = 1000\n");
+        assert_eq!(swapped.successors.len(), 64, "a run of two hours has room for one each");
+        let wh = |meters: &[MeterTruth]| meters.iter().map(|meter| meter.energy_wh).sum::<u64>();
+        let both = wh(&swapped.consumers) + wh(&swapped.successors);
+        // Each register is floored.
+        assert!(wh(&plain.consumers).abs_diff(both) <= 64, "{both}");
+        assert_eq!((swapped.complete, swapped.supply_wh), (plain.complete, plain.supply_wh));
+        assert_eq!(swapped.delivered_wh, both, "what both meters delivered");
+        for (plain, swapped) in plain.consumers.iter().zip(&swapped.consumers) {
+            let more = (swapped.balance_ticks - plain.balance_ticks).abs();
+            assert!(more < 100_000, "a watt-hour at most: {more}");
+        }
     }
 }

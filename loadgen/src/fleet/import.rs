@@ -81,6 +81,9 @@ impl Fleet {
                 writer.serialize(self.supply_row(world, unit)).expect("a row is flat");
                 for ordinal in self.consumers(unit) {
                     writer.serialize(self.consumer_row(ordinal)).expect("a row is flat");
+                    if let Some(row) = self.successor_row(world, ordinal) {
+                        writer.serialize(row).expect("a row is flat");
+                    }
                 }
             }
             writer.into_inner().expect("memory takes everything")
@@ -126,6 +129,23 @@ impl Fleet {
             opening_balance: Money::to_decimal(group.opening()),
             ..self.device_row(&Identity::of_meter(self.seed(), ordinal), &plan)
         }
+    }
+
+    /// A meter that is not installed yet.
+    fn successor_row(&self, world: &World, ordinal: u32) -> Option<ImportRow> {
+        let meter = self.successor(world, ordinal)?;
+        let group = self.group(ordinal);
+        let number = meter.plan().ordinal;
+        Some(ImportRow {
+            serial: serial(number),
+            role: "consumer".to_owned(),
+            transformer: unit_code(self.unit_of(ordinal)),
+            model: group.model.clone(),
+            current_max_a: current_max_a(group.load_most).to_string(),
+            installed_at: String::new(),
+            start_kwh: String::new(),
+            ..self.device_row(&Identity::of_meter(self.seed(), number), meter.plan())
+        })
     }
 
     fn device_row(&self, identity: &Identity, plan: &MeterPlan) -> ImportRow {

@@ -8,6 +8,7 @@ mod expected;
 mod import;
 mod run;
 mod spec;
+mod swap;
 
 use std::ops::Range;
 
@@ -24,6 +25,7 @@ pub use expected::{MeterTruth, Truth, UnitTruth, tariff_versions};
 pub use import::{account_code, plan_code, serial, supply_serial, unit_code};
 pub use run::{FleetRun, Ways};
 pub use spec::{DEFAULTS, Group, Incidents, Link, Plan, Spec, SpecError};
+pub use swap::Swap;
 
 /// Meters of a block: those of one gateway, all of one group.
 pub const BLOCK: u32 = 32;
@@ -117,13 +119,20 @@ impl Fleet {
         behind.map(|first| self.gateway_of(first))
     }
 
-    /// The meters that speak for themselves, the transformers' among them.
+    /// The meters that speak for themselves, the transformers' among them, and last those that take
+    /// another's place.
     pub fn direct_meters(&self, world: &World) -> impl Iterator<Item = VirtualMeter> {
-        self.units().flat_map(move |unit| {
+        let own = self.units().flat_map(move |unit| {
             let own = self.consumers(unit).filter(|&m| self.group(m).link == Link::Direct);
             let own = own.map(move |ordinal| self.consumer(world, ordinal));
             own.chain(std::iter::once(self.supply(world, unit)))
-        })
+        });
+        own.chain(self.ordinals().filter_map(|ordinal| self.successor(world, ordinal)))
+    }
+
+    /// Ordinals of all consumers of this part.
+    pub fn ordinals(&self) -> impl Iterator<Item = u32> {
+        self.units().flat_map(|unit| self.consumers(unit))
     }
 
     /// A gateway with its meters.
@@ -163,12 +172,21 @@ impl Fleet {
     #[must_use]
     pub fn consumer(&self, world: &World, ordinal: u32) -> VirtualMeter {
         let plan = self.plan(ordinal);
-        let mut meter = VirtualMeter::new(world, plan);
-        if let Some((from, to)) = self.outage(self.unit_of(ordinal)) {
-            meter.black_out(from, to);
+        if let Some(at) = self.swapped_at(ordinal) {
+            let last = at.minus(plan.period_s);
+            return self.mains(VirtualMeter::new(world, MeterPlan { last, ..plan }), ordinal);
         }
+        let mut meter = self.mains(VirtualMeter::new(world, plan), ordinal);
         if let Some(stamp) = self.spike_of(ordinal, &plan) {
             meter.spike(stamp);
+        }
+        meter
+    }
+
+    /// A consumer's meter with the outage of its transformer.
+    fn mains(&self, mut meter: VirtualMeter, ordinal: u32) -> VirtualMeter {
+        if let Some((from, to)) = self.outage(self.unit_of(ordinal)) {
+            meter.black_out(from, to);
         }
         meter
     }

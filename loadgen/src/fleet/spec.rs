@@ -80,6 +80,8 @@ pub struct Incidents {
     pub rollovers: u16,
     /// Registers told far too high, once.
     pub spikes: u16,
+    /// Meters that give way to another.
+    pub swaps: u16,
 }
 
 /// How a group's meters reach the node.
@@ -191,6 +193,7 @@ impl Spec {
             ("incidents.outage_minutes", incidents.outage_minutes <= 1440, "0 to 1440"),
             ("incidents.rollovers", incidents.rollovers <= 1000, "0 to 1000"),
             ("incidents.spikes", incidents.spikes <= 1000, "0 to 1000"),
+            ("incidents.swaps", incidents.swaps <= 1000, "0 to 1000"),
             ("group", (1..=64).contains(&self.group.len()), "1 to 64 groups"),
         ];
         let mut rules = rules.to_vec();

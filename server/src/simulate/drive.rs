@@ -16,17 +16,17 @@ use loadgen::report::{Report, Stats};
 use meter::{Money, UnixSeconds};
 
 use super::target::Target;
-use super::{FaultOptions, ShapeName, Simulate, pause};
+use super::{FaultOptions, ShapeName, Simulate, pause, say, swaps};
 use crate::clock::{self, Clock};
 use crate::demo::client::Api;
 use crate::http::HttpError;
 
 /// How long the last readings may take after the run.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// How long a step waits for the sockets.
 const WAIT: Duration = Duration::from_millis(1);
 /// Between two tries of a purchase.
-const RETRY: Duration = Duration::from_millis(50);
+pub(super) const RETRY: Duration = Duration::from_millis(50);
 /// Between two looks of the watch at the counters.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -56,6 +56,7 @@ pub(super) struct Drive {
     cut: Arc<AtomicBool>,
     purchases: tokio::task::JoinHandle<anyhow::Result<()>>,
     bought: Arc<AtomicU64>,
+    swaps: tokio::task::JoinHandle<anyhow::Result<usize>>,
 }
 
 impl Drive {
@@ -99,7 +100,9 @@ impl Drive {
         let orders = orders(fleet, &target.api).await?;
         let count = Arc::clone(&bought);
         let purchases = tokio::spawn(buy(orders, target.api.clone(), target.clock, count));
-        Ok(Self { thread, latest, cut, purchases, bought })
+        let swaps = swaps::planned(fleet, &world, &target.api).await?;
+        let swaps = tokio::spawn(swaps::tell(swaps, target.api.clone(), target.clock));
+        Ok(Self { thread, latest, cut, purchases, bought, swaps })
     }
 
     /// The counters of a moment ago.
@@ -122,12 +125,16 @@ impl Drive {
         self.thread.is_finished()
     }
 
-    /// The last counters, when all purchases are made too.
+    /// The last counters, when all purchases and swaps are made too.
     ///
     /// # Errors
-    /// Polling failed, or the purchases do not end.
+    /// Polling failed, or the purchases or swaps do not end.
     pub(super) async fn finish(self) -> anyhow::Result<Shot> {
         self.purchases.await??;
+        let swapped = self.swaps.await??;
+        if swapped > 0 {
+            say(&format!("{swapped} meters gave way to others"));
+        }
         let join = tokio::task::spawn_blocking(move || self.thread.join());
         join.await?.map_err(|_| anyhow!("the simulator broke"))?.context("polling failed")
     }

@@ -10,6 +10,7 @@ mod freshness;
 mod options;
 mod plots;
 mod report;
+mod swaps;
 mod target;
 mod verdict;
 mod watch;

@@ -95,8 +95,8 @@ async fn compare(
     sent: &Shot,
 ) -> anyhow::Result<Checks> {
     let mut checks = Checks::default();
-    let all = || truth.iter().flat_map(|unit| unit.consumers.iter().chain([&unit.supply]));
-    let taken: u64 = all().map(|meter| meter.accepted + meter.quarantined).sum();
+    let all = meters(fleet, truth);
+    let taken: u64 = all.map(|(_, meter)| meter.accepted + meter.quarantined).sum();
     checks.equal("readings acknowledged, each once", taken, sent.report.acknowledged);
     if let Some(sql) = &target.sql {
         readings(&mut checks, sql, fleet, truth, names).await?;
@@ -115,7 +115,8 @@ fn meters<'t>(
 ) -> impl Iterator<Item = (String, &'t MeterTruth)> {
     fleet.units().zip(truth).flat_map(|(unit, truth)| {
         let consumers = truth.consumers.iter().map(|meter| (serial(meter.ordinal), meter));
-        consumers.chain(std::iter::once((supply_serial(unit), &truth.supply)))
+        let successors = truth.successors.iter().map(|meter| (serial(meter.ordinal), meter));
+        consumers.chain(successors).chain(std::iter::once((supply_serial(unit), &truth.supply)))
     })
 }
 
