@@ -14,7 +14,7 @@ fn library() -> PathBuf {
 }
 
 const FLEET: &str = "meters = 512\n\
-    [incidents]\ntheft = 50\nspikes = 50\nrollovers = 50\noutages = 400\n\
+    [incidents]\ntheft = 50\nspikes = 50\nrollovers = 50\noutages = 400\nswaps = 100\n\
     [[group]]\nshare = 3\npurchases = 20\n\
     [[group]]\nlink = \"gateway\"\nphases = 3\ntariff = \"flat\"\nclock_drift_ppm_max = 50\n";
 

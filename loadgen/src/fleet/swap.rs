@@ -28,7 +28,8 @@ pub struct Swap {
     pub start: Energy,
     /// When.
     pub at: UnixSeconds,
-    /// When the node is told: a step before, so that it knows the new meter whatever happens.
+    /// When the node is told: two steps before, so that it knows the new meter in time though many are
+    /// swapped at once, or it is away for a while.
     pub told_at: UnixSeconds,
 }
 
@@ -71,7 +72,7 @@ impl Fleet {
     pub fn swap(&self, world: &World, ordinal: u32) -> Option<Swap> {
         let new = self.successor(world, ordinal)?;
         let MeterPlan { first: at, start, period_s, .. } = *new.plan();
-        let told_at = at.minus(period_s.max(STEP_S));
+        let told_at = at.minus(2 * period_s.max(STEP_S));
         let end = self.consumer(world, ordinal).register(at);
         Some(Swap { old: ordinal, end, new: new.plan().ordinal, start, at, told_at })
     }

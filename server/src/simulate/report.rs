@@ -132,11 +132,13 @@ impl fmt::Display for Outcome<'_> {
             ms(max_us)
         )?;
         let fresh = self.watch.fresh;
-        let queryable = self.watch.queryable.map_or(f64::NAN, |all| all.as_secs_f64());
+        let queryable = self.watch.queryable.map_or_else(
+            || "later than a minute after the last".to_owned(),
+            |all| format!("{:.1} s after the first reading was due", all.as_secs_f64()),
+        );
         writeln!(
             f,
-            "told by the API: p50 {:.1} ms, p99 {:.1} ms; all queryable {queryable:.1} s after the \
-             first reading was due",
+            "told by the API: p50 {:.1} ms, p99 {:.1} ms; all queryable {queryable}",
             ms(fresh.p50_us),
             ms(fresh.p99_us)
         )?;

@@ -5,9 +5,11 @@ use loadgen::World;
 use loadgen::fleet::{Fleet, account_code, serial};
 use meter::UnixSeconds;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::drive::{PATIENCE, RETRY};
 use super::pause;
+use super::target::AT_ONCE;
 use crate::clock::{self, Clock};
 use crate::demo::client::Api;
 use crate::http::HttpError;
@@ -50,18 +52,28 @@ pub(super) async fn planned(fleet: &Fleet, world: &World, api: &Api) -> anyhow::
     Ok(told)
 }
 
-/// Tells the node of swaps when they are due; how many there were.
+/// Tells the node of swaps when they are due, some at a time; how many there were.
 ///
 /// # Errors
 /// The node refuses one, or does not take it for [`PATIENCE`].
 pub(super) async fn tell(swaps: Vec<Told>, api: Api, clock: Clock) -> anyhow::Result<usize> {
-    for swap in &swaps {
+    let (count, mut under_way) = (swaps.len(), JoinSet::new());
+    for swap in swaps {
         while clock.now() < swap.due {
             pause(RETRY).await;
         }
-        replace(swap, &api).await.with_context(|| format!("POST {}", swap.path))?;
+        if under_way.len() >= AT_ONCE {
+            under_way.join_next().await.transpose()?.transpose()?;
+        }
+        let api = api.clone();
+        under_way.spawn(async move {
+            replace(&swap, &api).await.with_context(|| format!("POST {}", swap.path))
+        });
     }
-    Ok(swaps.len())
+    while let Some(told) = under_way.join_next().await {
+        told??;
+    }
+    Ok(count)
 }
 
 /// Tells of one swap. While the node is away it is told again; that it had been taken before the

@@ -26,8 +26,8 @@ const RESTART: Duration = Duration::from_secs(5);
 const RESTART_METERS: u32 = 20_000;
 /// A time of the machine that does not come.
 const NEVER_MS: u64 = 1 << 52;
-/// Registrations under way at a time.
-const AT_ONCE: usize = 16;
+/// Changes of the registry under way at a time.
+pub(super) const AT_ONCE: usize = 16;
 /// The password file of the embedded engine's reader, in the node's data folder.
 const ANALYST: (&str, &str) = ("analyst", "clickhouse-analyst.password");
 
