@@ -305,8 +305,9 @@ async fn quote(
 }
 
 /// Sells credit. The answer comes when the sale and its tokens are durable, to an overdrawn account
-/// when it is in the books; whoever reads the account afterwards finds it there. The same `Idempotency-Key` and body give the same answer, with the same tokens, for ever; with
-/// another body it is refused.
+/// when it is in the books; whoever reads the account afterwards finds it there. The same
+/// `Idempotency-Key` and body give the same answer, with the same tokens, for ever; with another body
+/// it is refused.
 #[utoipa::path(
     post, path = "/v1/accounts/{id}/purchases", tag = "vending",
     params(
